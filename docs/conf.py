@@ -1,0 +1,47 @@
+"""Sphinx configuration; `make docs` builds without any download."""
+
+from importlib.metadata import version as installed_version
+
+project = "sksubtomo"
+author = "The sksubtomo developers"
+copyright = "2026, The sksubtomo developers"
+release = installed_version("sksubtomo")
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates"]
+default_role = "literal"
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings state types, shapes and units
+
+# _templates/autosummary/class.rst lists the methods of a class.
+numpydoc_show_class_members = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sksubtomo"
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+
+
+def skip_inherited_from_elsewhere(app, what, name, obj, skip, options):
+    """Leave out what scikit-learn or torch defines, such as `set_params`.
+
+    Those docstrings refer to pages of their own documentation.
+    """
+    module = getattr(obj, "__module__", None) or "sksubtomo"
+    return None if module.split(".")[0] == "sksubtomo" else True
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited_from_elsewhere)

@@ -1,0 +1,139 @@
+"""What counts as y: labels, the mark of unlabelled rows, draws class by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _num_samples, validate_data
+
+
+def check_labels(
+    estimator: Any, X: Any, y: Any, *, unlabeled: Any = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Validate the y of ``fit``.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        The estimator being fitted, for error messages.
+    X : array-like
+        Only its length is looked at.
+    y : array-like of shape (n,)
+        Labels.
+    unlabeled : int, float, str or None, default=None
+        The label that marks unlabelled rows.
+
+    Returns
+    -------
+    y : ndarray of shape (n,)
+        The labels.
+    labeled : ndarray of shape (n,), bool
+        Which rows have one.
+
+    Raises
+    ------
+    ValueError
+        If y is missing, of another length than X, not categorical, or has no
+        labelled row.
+    """
+    y = validate_data(estimator, y=y)
+    if _num_samples(X) != len(y):
+        raise ValueError(
+            f"X and y have inconsistent numbers of samples: X has {_num_samples(X)} "
+            f"volumes, y has {len(y)} labels."
+        )
+    check_classification_targets(y)
+    labeled = np.ones(len(y), bool)
+    if unlabeled is not None:
+        labeled = np.asarray(y != unlabeled, bool)
+        if not labeled.any():
+            raise ValueError(
+                f"y has no labelled row: all {len(y)} are unlabeled={unlabeled!r}."
+            )
+    return y, labeled
+
+
+def encode_labels(
+    y: Any, classes: npt.NDArray[Any], n_volumes: int, parameter: str
+) -> npt.NDArray[np.int64]:
+    """Encode labels by the classes that were fitted.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        Sorted known classes.
+    n_volumes : int
+        Number of volumes that y belongs to.
+    parameter : str
+        Where y comes from, for the error message.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Indices into `classes`.
+
+    Raises
+    ------
+    ValueError
+        If the length is wrong or a label is not known.
+    """
+    y = np.asarray(y)
+    if y.shape != (n_volumes,):
+        raise ValueError(
+            f"the labels of {parameter} have shape {y.shape}; expected "
+            f"({n_volumes},), one for each volume."
+        )
+    unknown = ~np.isin(y, classes)
+    if unknown.any():
+        raise ValueError(
+            f"{parameter} has the label {y[unknown][0]!r}, which is not one of the "
+            f"classes in y: {list(classes)}."
+        )
+    return np.searchsorted(classes, y).astype(np.int64)
+
+
+def draw_by_class(
+    labels: npt.NDArray[np.int64],
+    wanted: float,
+    generator: np.random.Generator,
+    *,
+    absolute: bool = False,
+    keep_one: bool = False,
+) -> npt.NDArray[np.bool_]:
+    """Draw a part of each class, at least one row of it.
+
+    The rows of a smaller draw from a generator of the same seed are among those of
+    a larger one.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,)
+        Encoded classes.
+    wanted : float
+        The fraction of each class, or the number if `absolute`.
+    generator : numpy Generator
+        Source of randomness.
+    absolute : bool, default=False
+        Whether `wanted` is a number of rows; a smaller class is taken whole.
+    keep_one : bool, default=False
+        Whether to leave at least one row of each class undrawn; a class of a single
+        row is then not drawn from.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+        Which rows were drawn.
+    """
+    drawn = np.zeros(len(labels), bool)
+    order = generator.permutation(len(labels))
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        number = wanted if absolute else round(wanted * len(rows))
+        number = min(max(1, int(number)), len(rows) - keep_one)
+        drawn[rows[:number]] = True
+    return drawn

@@ -1,0 +1,199 @@
+"""From an array of volumes to normalised batches on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+_BLOCK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """How intensities are brought to a common scale.
+
+    Parameters
+    ----------
+    per_volume : bool
+        Whether each volume is brought to mean 0 and standard deviation 1 by
+        itself.
+    mean, scale : float
+        What is subtracted from every volume, and what it is then divided by, if
+        not `per_volume`.
+    """
+
+    per_volume: bool = False
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def fit(cls, volumes: npt.NDArray[np.float32], kind: str | None) -> Normalizer:
+        """Learn the statistics that `kind` needs.
+
+        Parameters
+        ----------
+        volumes : ndarray of shape (n, depth, height, width)
+            Training volumes.
+        kind : {"dataset", "volume", None}
+            Statistics of all voxels of all volumes, of each volume by itself, or
+            none.
+
+        Returns
+        -------
+        Normalizer
+            The fitted normaliser. Constant data are only centred.
+        """
+        if kind is None:
+            return cls()
+        if kind == "volume":
+            return cls(per_volume=True)
+        # In blocks and double precision: the array may be memory-mapped, and a
+        # float32 sum over a thousand volumes loses digits. The first volume's mean
+        # is taken off first, or a large offset would swamp a small spread.
+        voxels = volumes[0].size
+        shift = float(volumes[0].mean(dtype=np.float64))
+        block = max(1, _BLOCK_VALUES // voxels)
+        total = squares = 0.0
+        for start in range(0, len(volumes), block):
+            values = volumes[start : start + block].astype(np.float64) - shift
+            total += float(values.sum())
+            squares += float(np.square(values).sum())
+        n = len(volumes) * voxels
+        mean = total / n
+        variance = max(0.0, squares / n - mean**2)
+        # Below what float32 resolves at this offset, the spread is rounding.
+        floor = np.finfo(np.float32).eps * abs(shift + mean)
+        scale = variance**0.5
+        return cls(mean=shift + mean, scale=scale if scale > floor else 1.0)
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Normalise a batch.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, 1, depth, height, width)
+            Volumes as they came.
+
+        Returns
+        -------
+        Tensor of the same shape
+            Normalised volumes.
+        """
+        if self.per_volume:
+            axes = (1, 2, 3, 4)
+            mean = batch.mean(axes, keepdim=True)
+            centred = batch - mean
+            deviation = centred.square().mean(axes, keepdim=True).sqrt()
+            # A constant volume has only rounding left; it becomes zero.
+            constant = deviation <= torch.finfo(batch.dtype).eps * mean.abs()
+            return centred / deviation.masked_fill(constant, torch.inf)
+        if self.mean == 0.0 and self.scale == 1.0:
+            return batch
+        return (batch - self.mean) / self.scale
+
+
+class VolumeDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Volumes, and their labels if there are any.
+
+    Parameters
+    ----------
+    volumes : ndarray of shape (n, depth, height, width), float32
+        The volumes; may be memory-mapped or read-only.
+    labels : ndarray of shape (n,), default=None
+        Encoded classes.
+    """
+
+    def __init__(
+        self,
+        volumes: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.volumes = volumes
+        self.labels = np.zeros(len(volumes), np.int64) if labels is None else labels
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        volumes, labels = self.take(np.array([index]))
+        return volumes[0], labels[0]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Return several items at once.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,)
+            Indices.
+
+        Returns
+        -------
+        tuple of Tensor
+            Volumes of shape (n, 1, depth, height, width) and labels of shape (n,),
+            both copies.
+        """
+        return (
+            torch.from_numpy(np.asarray(self.volumes[rows]))[:, None],
+            torch.from_numpy(self.labels[rows]),
+        )
+
+
+class BatchLoader:
+    """Iterate over a dataset in normalised batches, one epoch an iteration.
+
+    Whole batches are taken by index: there is no collation of single items.
+
+    Parameters
+    ----------
+    dataset : VolumeDataset
+        What to iterate over.
+    batch_size : int
+        Volumes a batch. The last one may be smaller; a single volume left over
+        joins the batch before it, for it would have nothing to be contrasted with.
+    normalizer : Normalizer
+        Applied to each batch on the device.
+    device : torch.device
+        Where the batches go.
+    generator : numpy Generator, default=None
+        Shuffles the rows anew every epoch; None keeps their order.
+    """
+
+    def __init__(
+        self,
+        dataset: VolumeDataset,
+        *,
+        batch_size: int,
+        normalizer: Normalizer,
+        device: torch.device,
+        generator: np.random.Generator | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.normalizer = normalizer
+        self.device = device
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return len(self._starts()) - 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.dataset)
+        rows = np.arange(n) if self.generator is None else self.generator.permutation(n)
+        starts = self._starts()
+        for start, stop in zip(starts, starts[1:], strict=False):
+            volumes, labels = self.dataset.take(rows[start:stop])
+            volumes = volumes.to(self.device, non_blocking=True)
+            yield self.normalizer(volumes), labels.to(self.device, non_blocking=True)
+
+    def _starts(self) -> list[int]:
+        n = len(self.dataset)
+        starts = list(range(0, n, self.batch_size))
+        if len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()
+        return [*starts, n]

@@ -1,0 +1,373 @@
+"""The two trainings: contrastive pretraining and supervised fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import LRScheduler
+from skorch.helper import predefined_split
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sksubtomo._training.batches import Normalizer, VolumeDataset
+from sksubtomo._training.nets import ContrastiveNet, History, KeepBest, SupervisedNet
+from sksubtomo._training.runtime import resolve_device, seeded_torch, spawn_seeds
+from sksubtomo._training.weights import lay_out
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What pretraining and fine-tuning are both told.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Passes over the data.
+    batch_size : int
+        Volumes a step.
+    lr : float
+        Learning rate at the start.
+    weight_decay : float
+        L2 penalty of the optimiser.
+    callbacks : sequence of skorch callbacks or None
+        Added to the package's own.
+    device : str or torch.device
+        Where to train.
+    seed : int
+        Determines weights, order of batches and views.
+    verbose : int
+        Above 0, shows a progress bar.
+    optimizer : str
+        A key of ``OPTIMIZERS``.
+    cosine_decay : bool
+        Whether the learning rate falls to zero along a cosine, once an epoch.
+    """
+
+    max_epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    callbacks: Sequence[Any] | None
+    device: str | torch.device
+    seed: int
+    verbose: int
+    optimizer: str = "adam"
+    cosine_decay: bool = False
+
+    def net_parameters(self, title: str) -> dict[str, Any]:
+        """Return the arguments of the skorch net.
+
+        Parameters
+        ----------
+        title : str
+            Title of the progress bar.
+
+        Returns
+        -------
+        dict
+            Keyword arguments.
+        """
+        optimizer, settings = OPTIMIZERS[self.optimizer]
+        callbacks: list[Any] = []
+        if self.cosine_decay:
+            callbacks.append(
+                LRScheduler(
+                    torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.max_epochs
+                )
+            )
+        return {
+            "max_epochs": self.max_epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "optimizer": optimizer,
+            "optimizer__weight_decay": self.weight_decay,
+            **{f"optimizer__{name}": value for name, value in settings.items()},
+            "callbacks": [*callbacks, *(self.callbacks or ())],
+            "progress": title if self.verbose > 0 else None,
+        }
+
+
+def pretrain(
+    volumes: npt.NDArray[np.float32],
+    *,
+    method: Any,
+    encoder: Any,
+    augmentation: Any,
+    normalizer: Normalizer,
+    options: TrainingOptions,
+) -> tuple[nn.Module, History]:
+    """Learn an encoder from unlabelled volumes.
+
+    Parameters
+    ----------
+    volumes : ndarray of shape (n, depth, height, width)
+        Training volumes.
+    method, encoder, augmentation : parameter objects
+        What is optimised, what is trained, how views are made.
+    normalizer : Normalizer
+        Fitted on `volumes`.
+    options : TrainingOptions
+        How to train.
+
+    Returns
+    -------
+    encoder : torch.nn.Module
+        The trained encoder, without its projection head, in evaluation mode.
+    history : list of dict
+        One entry an epoch.
+    """
+    device = resolve_device(options.device)
+    weights_seed, order_seed, view_seed = spawn_seeds(options.seed, 3)
+    _, depth, height, width = volumes.shape
+    with seeded_torch(weights_seed, device):
+        module = method.build(encoder.build((depth, height, width)))
+        lay_out(module, device)
+        net = ContrastiveNet(
+            module,
+            view=augmentation.build(view_seed),
+            normalizer=normalizer,
+            seed=order_seed,
+            device=str(device),
+            **options.net_parameters("pretraining"),
+        )
+        history = net.train(VolumeDataset(volumes))
+    hint = module.diagnose(history[-1]["train_loss"])
+    if hint is not None:
+        warnings.warn(hint, ConvergenceWarning, stacklevel=3)
+    return module.encoder.eval(), history
+
+
+def fine_tune(
+    volumes: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    *,
+    n_classes: int,
+    encoder: Any,
+    pretrained: nn.Module | None,
+    freeze_encoder: bool,
+    augmentation: Any,
+    class_weights: npt.NDArray[np.float64] | None,
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None,
+    normalizer: Normalizer,
+    options: TrainingOptions,
+) -> tuple[ClassifierNetwork, History]:
+    """Learn a classifier from labelled volumes.
+
+    Parameters
+    ----------
+    volumes : ndarray of shape (n, depth, height, width)
+        Labelled training volumes.
+    labels : ndarray of shape (n,)
+        Classes, encoded 0 to n_classes - 1.
+    n_classes : int
+        Number of classes.
+    encoder : parameter object
+        Builds the encoder that the head is put on.
+    pretrained : torch.nn.Module or None
+        A trained encoder to start from. It is copied, never changed.
+    freeze_encoder : bool
+        Whether only the head is trained.
+    augmentation : parameter object or None
+        Applied to the training batches.
+    class_weights : ndarray of shape (n_classes,) or None
+        Weight of each class in the loss.
+    validation : tuple of ndarray or None
+        Volumes and encoded labels, by which the best epoch is chosen.
+    normalizer : Normalizer
+        The encoder's.
+    options : TrainingOptions
+        How to train.
+
+    Returns
+    -------
+    network : ClassifierNetwork
+        Encoder and head, in evaluation mode.
+    history : list of dict
+        One entry an epoch.
+    """
+    device = resolve_device(options.device)
+    weights_seed, order_seed, view_seed = spawn_seeds(options.seed, 3)
+    _, depth, height, width = volumes.shape
+    parameters = options.net_parameters("fine-tuning")
+    train_split = None
+    if validation is not None:
+        parameters["callbacks"] = [KeepBest(), *parameters["callbacks"]]
+        train_split = predefined_split(VolumeDataset(*validation))
+    with seeded_torch(weights_seed, device):
+        network = ClassifierNetwork.build(
+            encoder, (depth, height, width), n_classes, pretrained=pretrained
+        )
+        network.freeze_encoder = freeze_encoder
+        network.encoder.requires_grad_(not freeze_encoder)
+        lay_out(network, device)
+        net = SupervisedNet(
+            network,
+            criterion=WeightedCrossEntropy,
+            criterion__weights=_relative_weights(class_weights, labels),
+            train_split=train_split,
+            augment=None if augmentation is None else augmentation.build(view_seed),
+            normalizer=normalizer,
+            seed=order_seed,
+            device=str(device),
+            **parameters,
+        )
+        history = net.train(VolumeDataset(volumes, labels))
+    return network.eval(), history
+
+
+class ClassifierNetwork(nn.Module):
+    """An encoder and a linear head.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Maps volumes to `n_features` features.
+    n_classes : int
+        Number of classes.
+    """
+
+    def __init__(self, encoder: nn.Module, n_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(_n_features(encoder), n_classes)
+        self.freeze_encoder = False
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def build(
+        cls,
+        encoder: Any,
+        volume_shape: tuple[int, int, int],
+        n_classes: int,
+        *,
+        pretrained: nn.Module | None = None,
+    ) -> ClassifierNetwork:
+        """Build the network, on the CPU.
+
+        Parameters
+        ----------
+        encoder : parameter object
+            Builds a new encoder, unless one is given.
+        volume_shape : tuple of int
+            Depth, height and width of the volumes.
+        n_classes : int
+            Number of classes.
+        pretrained : torch.nn.Module, default=None
+            An encoder to copy.
+
+        Returns
+        -------
+        ClassifierNetwork
+            The network.
+        """
+        if pretrained is None:
+            return cls(encoder.build(volume_shape), n_classes)
+        return cls(copy.deepcopy(pretrained), n_classes)
+
+    def train(self, mode: bool = True) -> ClassifierNetwork:
+        """Set the mode; a frozen encoder always stays in evaluation mode.
+
+        Parameters
+        ----------
+        mode : bool, default=True
+            Whether to train.
+
+        Returns
+        -------
+        ClassifierNetwork
+            This module.
+        """
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Return logits.
+
+        Parameters
+        ----------
+        volumes : Tensor of shape (n, 1, depth, height, width)
+            Normalised volumes.
+
+        Returns
+        -------
+        Tensor of shape (n, n_classes)
+            Logits.
+        """
+        logits: Tensor = self.head(self.encoder(volumes))
+        return logits
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Cross entropy, each volume weighted by its class.
+
+    Unlike torch's own, it divides by the number of volumes and not by the sum of
+    their weights: a batch that happens to hold only volumes of little weight must
+    not count as much as one of heavy ones.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n_classes,) or None
+        Class weights; None for equal ones.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean weighted loss.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n, n_classes)
+            Unnormalised log-probabilities.
+        labels : Tensor of shape (n,)
+            Encoded classes.
+
+        Returns
+        -------
+        Tensor
+            Scalar loss.
+        """
+        if self.weights is None:
+            return functional.cross_entropy(logits, labels)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        return (self.weights[labels] * losses).mean()
+
+
+def _relative_weights(
+    class_weights: npt.NDArray[np.float64] | None, labels: npt.NDArray[np.int64]
+) -> Tensor | None:
+    """Scale the weights so that they average to one over the training volumes.
+
+    The learning rate then means the same with and without weights.
+    """
+    if class_weights is None:
+        return None
+    relative = class_weights / class_weights[labels].mean()
+    return torch.as_tensor(relative, dtype=torch.float32)
+
+
+def _n_features(encoder: nn.Module) -> int:
+    n_features = encoder.n_features
+    assert isinstance(n_features, int)
+    return n_features

@@ -1,0 +1,57 @@
+"""A trained module over many volumes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sksubtomo._training.batches import Normalizer, VolumeDataset
+
+# Convolutions round differently at different batch sizes. Always the same size,
+# the last batch filled up with zeros, makes the output for a volume the same to
+# the last bit whatever else is in X.
+_CPU_BATCH = 16
+_ACCELERATOR_BATCH = 256
+
+
+def apply_in_batches(
+    module: nn.Module,
+    volumes: npt.NDArray[np.float32],
+    normalizer: Normalizer,
+    device: torch.device,
+) -> npt.NDArray[np.float32]:
+    """Return the module's output for every volume.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps (n, 1, depth, height, width) to (n, n_outputs).
+    volumes : ndarray of shape (n, depth, height, width)
+        Volumes as they came.
+    normalizer : Normalizer
+        The one the module was trained with.
+    device : torch.device
+        Where to compute; the module is moved there.
+
+    Returns
+    -------
+    ndarray of shape (n, n_outputs), float32
+        Outputs.
+    """
+    module.to(device).eval()
+    size = _CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH
+    dataset = VolumeDataset(volumes)
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(volumes), size):
+            rows = np.arange(start, min(start + size, len(volumes)))
+            batch, _ = dataset.take(rows)
+            batch = normalizer(batch.to(device))
+            if len(rows) < size:
+                padded = batch.new_zeros(size, *batch.shape[1:])
+                padded[: len(rows)] = batch
+                batch = padded
+            outputs.append(module(batch)[: len(rows)].float().cpu().numpy())
+    return np.concatenate(outputs)

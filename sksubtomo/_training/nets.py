@@ -1,0 +1,448 @@
+"""skorch nets whose loop does not wait for the device in every batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PassthroughScoring
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from sksubtomo._training.batches import BatchLoader, Normalizer
+
+_VALIDATION_BATCH = 64
+
+History = list[dict[str, Any]]
+
+
+class _StopTraining(Exception):
+    """Raised in place of the KeyboardInterrupt by which skorch callbacks stop."""
+
+
+class VolumeNet(NeuralNet):
+    """A skorch net trained on whole batches taken by index.
+
+    Losses stay on the device until the epoch ends, so the host never waits for a
+    single batch; everything else of skorch, its callbacks included, is as usual.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Already built and on `device`.
+    normalizer : Normalizer
+        Applied to every batch.
+    seed : int
+        Seed of the order of the batches.
+    callbacks : sequence of skorch callbacks
+        Run after the default ones.
+    progress : str or None
+        Title of a progress bar, or None for none.
+    **kwargs
+        As for :class:`skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        normalizer: Normalizer,
+        seed: int,
+        callbacks: Sequence[Any],
+        progress: str | None,
+        **kwargs: Any,
+    ) -> None:
+        self.normalizer = normalizer
+        self.seed = seed
+        self.progress = progress
+        super().__init__(module, callbacks=list(callbacks), verbose=0, **kwargs)
+
+    def train(self, dataset: Dataset[Any]) -> History:
+        """Run all epochs.
+
+        Parameters
+        ----------
+        dataset : VolumeDataset
+            What to train on.
+
+        Returns
+        -------
+        list of dict
+            One entry an epoch, without what differs between equal runs (time).
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite.
+        """
+        self.initialize()
+        self.notify("on_train_begin", X=dataset, y=None)
+        try:
+            self.fit_loop(dataset)
+        except _StopTraining:
+            pass
+        self.notify("on_train_end", X=dataset, y=None)
+        return [
+            {
+                key: value
+                for key, value in epoch.items()
+                if key not in ("batches", "dur") and not key.endswith("_batch_count")
+            }
+            for epoch in self.history
+        ]
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        callbacks: list[tuple[str, Callback]] = [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", PassthroughScoring("train_loss", on_train=True)),
+            ("valid_loss", PassthroughScoring("valid_loss")),
+            ("valid_acc", PassthroughScoring("valid_acc", lower_is_better=False)),
+        ]
+        if self.progress is not None:
+            callbacks.append(("progress", _Progress(self.progress)))
+        return callbacks
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> BatchLoader:
+        """Return the batches of a data set; skorch calls this once a fit.
+
+        Parameters
+        ----------
+        dataset : VolumeDataset
+            Training or validation set.
+        training : bool, default=False
+            Whether the order is drawn anew each epoch.
+
+        Returns
+        -------
+        BatchLoader
+            The batches.
+        """
+        return BatchLoader(
+            dataset,
+            batch_size=self.batch_size if training else _VALIDATION_BATCH,
+            normalizer=self.normalizer,
+            device=torch.device(self.device),
+            generator=np.random.default_rng(self.seed) if training else None,
+        )
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Tell the callbacks; see :meth:`skorch.NeuralNet.notify`.
+
+        Parameters
+        ----------
+        method_name : str
+            Name of the event.
+        **cb_kwargs
+            Passed on.
+        """
+        if method_name != "on_epoch_end":
+            super().notify(method_name, **cb_kwargs)
+            return
+        # skorch's callbacks stop training by KeyboardInterrupt, and skorch's own fit
+        # swallows every one of them. A user's Ctrl-C has to get through.
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as stop:
+            raise _StopTraining from stop
+
+    def run_single_epoch(
+        self,
+        iterator: BatchLoader | None,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[..., dict[str, Any]],
+        **fit_params: Any,
+    ) -> None:
+        """Run one epoch, reading the losses from the device only at its end.
+
+        Parameters
+        ----------
+        iterator : BatchLoader or None
+            The batches; None skips the step.
+        training : bool
+            Whether this is the training part.
+        prefix : {"train", "valid"}
+            How the entries in the history begin.
+        step_fn : callable
+            Maps a batch to a dict with its loss.
+        **fit_params
+            Passed to `step_fn`.
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss is not finite.
+        """
+        if iterator is None:
+            return
+        measured: list[dict[str, Tensor]] = []
+        sizes = []
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            measured.append(self.measure(batch, step, training=training))
+            sizes.append(len(batch[0]))
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+        records = self.history[-1]["batches"][-len(sizes) :]
+        for name in measured[0]:
+            values = torch.stack([entry[name] for entry in measured]).tolist()
+            for record, value in zip(records, values, strict=True):
+                record[f"{prefix}_{name}"] = value
+            if name == "loss" and not all(map(math.isfinite, values)):
+                raise FloatingPointError(
+                    f"the {prefix} loss is no longer finite in epoch "
+                    f"{len(self.history)}; lower lr={self.lr} or look for volumes of "
+                    f"extreme intensity."
+                )
+        for record, size in zip(records, sizes, strict=True):
+            record[f"{prefix}_batch_size"] = size
+        self.history.record(f"{prefix}_batch_count", len(sizes))
+
+    def measure(
+        self, batch: tuple[Tensor, Tensor], step: dict[str, Any], *, training: bool
+    ) -> dict[str, Tensor]:
+        """Return what to record of a batch, still on the device.
+
+        Parameters
+        ----------
+        batch : tuple of Tensor
+            Volumes and labels.
+        step : dict
+            What the step returned: "loss" and "y_pred".
+        training : bool
+            Whether this is the training part.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Scalars; "loss" is one of them.
+        """
+        return {"loss": step["loss"].detach()}
+
+
+class ContrastiveNet(VolumeNet):
+    """Trains a contrastive module on two views of every volume.
+
+    Parameters
+    ----------
+    module : ContrastiveModule
+        Maps two views to a loss.
+    view : callable
+        Draws a view of a batch.
+    **kwargs
+        As for :class:`VolumeNet`.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, view: Callable[[Tensor], Tensor], **kwargs: Any
+    ) -> None:
+        self.view = view
+        super().__init__(
+            module, criterion=nn.Identity, train_split=None, use_caching=False, **kwargs
+        )
+
+    def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
+        """Return the loss of a batch: the module ends in it.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, 1, depth, height, width)
+            Normalised volumes.
+        **fit_params
+            Unused.
+
+        Returns
+        -------
+        Tensor
+            Scalar loss.
+        """
+        loss: Tensor = self.module_(self.view(x), self.view(x))
+        return loss
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Return the loss, which `infer` computed.
+
+        Parameters
+        ----------
+        y_pred : Tensor
+            The loss.
+        y_true : Tensor
+            Unused.
+        X : Tensor
+            Unused.
+        training : bool
+            Unused.
+
+        Returns
+        -------
+        Tensor
+            The loss.
+        """
+        return y_pred
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Tell the module which epoch begins.
+
+        Parameters
+        ----------
+        net : ContrastiveNet
+            This net.
+        **kwargs
+            Passed on.
+        """
+        super().on_epoch_begin(net, **kwargs)
+        self.module_.start_epoch(len(self.history) - 1)
+
+
+class SupervisedNet(VolumeNet):
+    """Trains a classifier network.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps volumes to logits.
+    augment : callable or None
+        Applied to training batches.
+    **kwargs
+        As for :class:`VolumeNet`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        augment: Callable[[Tensor], Tensor] | None,
+        **kwargs: Any,
+    ) -> None:
+        self.augment = augment
+        super().__init__(module, use_caching=False, **kwargs)
+
+    def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
+        """Return the logits of a batch.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, 1, depth, height, width)
+            Normalised volumes.
+        **fit_params
+            Unused.
+
+        Returns
+        -------
+        Tensor of shape (n, n_classes)
+            Logits.
+        """
+        if self.augment is not None and self.module_.training:
+            x = self.augment(x)
+        logits: Tensor = self.module_(x)
+        return logits
+
+    def measure(
+        self, batch: tuple[Tensor, Tensor], step: dict[str, Any], *, training: bool
+    ) -> dict[str, Tensor]:
+        """Record the accuracy of validation batches beside the loss.
+
+        Parameters
+        ----------
+        batch : tuple of Tensor
+            Volumes and labels.
+        step : dict
+            What the step returned.
+        training : bool
+            Whether this is the training part.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Scalars.
+        """
+        measured = super().measure(batch, step, training=training)
+        if not training:
+            correct = step["y_pred"].argmax(1) == batch[1]
+            measured["acc"] = correct.float().mean()
+        return measured
+
+
+class KeepBest(Callback):
+    """Put the weights of the best validated epoch back when training ends.
+
+    The best epoch has the highest validation accuracy; of equal ones, the one of
+    the lowest validation loss.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Forget an earlier fit.
+
+        Parameters
+        ----------
+        net : VolumeNet
+            The net.
+        **kwargs
+            Unused.
+        """
+        self.best_: tuple[float, float] = (-math.inf, -math.inf)
+        self.weights_: dict[str, Tensor] | None = None
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Keep the weights if the epoch was the best so far.
+
+        Parameters
+        ----------
+        net : VolumeNet
+            The net.
+        **kwargs
+            Unused.
+        """
+        epoch = net.history[-1]
+        score = (epoch["valid_acc"], -epoch["valid_loss"])
+        if score > self.best_:
+            self.best_ = score
+            state = net.module_.state_dict()
+            self.weights_ = {name: value.clone() for name, value in state.items()}
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Restore the best weights.
+
+        Parameters
+        ----------
+        net : VolumeNet
+            The net.
+        **kwargs
+            Unused.
+        """
+        if self.weights_ is not None:
+            net.module_.load_state_dict(self.weights_)
+
+
+class _Progress(Callback):
+    """A tqdm bar over the epochs."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.bar_ = tqdm(total=net.max_epochs, desc=self.title, unit="epoch")
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        shown = ("train_loss", "valid_loss", "valid_acc")
+        self.bar_.set_postfix(dict(_present(net.history[-1], shown)))
+        self.bar_.update()
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        self.bar_.close()
+
+
+def _present(
+    epoch: dict[str, Any], keys: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        if key in epoch:
+            yield key, f"{epoch[key]:.3f}"

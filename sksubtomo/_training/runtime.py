@@ -1,0 +1,144 @@
+"""Devices and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the torch device that a ``device`` parameter stands for.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto" is the first accelerator there is, else the CPU.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    ValueError
+        If the name is not a device's, or this machine has no such device.
+    """
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not a device; expected 'auto', 'cpu', 'cuda', "
+            f"'cuda:1' or the like."
+        ) from error
+    if not _is_available(resolved):
+        raise ValueError(
+            f"device={str(device)!r} is not available on this machine; use "
+            f"device='auto' for what there is."
+        )
+    return resolved
+
+
+def inference_device(device: str | torch.device) -> torch.device:
+    """Return the device to predict on, the CPU if the wanted one is not there.
+
+    A model that was fitted on one machine must predict on another.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        The estimator's ``device`` parameter.
+
+    Returns
+    -------
+    torch.device
+        The device.
+    """
+    if str(device) != "auto" and not _is_available(torch.device(device)):
+        return torch.device("cpu")
+    return resolve_device(device)
+
+
+def _is_available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (
+            (device.index or 0) < torch.cuda.device_count()
+        )
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def draw_seed(random_state: Any) -> int:
+    """Draw the seed of one fit.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None
+        None is fresh entropy from the operating system: NumPy's global generator
+        is left as it was.
+
+    Returns
+    -------
+    int
+        A seed in [0, 2^31 - 1).
+    """
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31 - 1))
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def spawn_seeds(seed: int, n: int) -> list[int]:
+    """Derive independent seeds for the separate uses of randomness in one fit.
+
+    Parameters
+    ----------
+    seed : int
+        The fit's seed.
+    n : int
+        How many are needed.
+
+    Returns
+    -------
+    list of int
+        The first `n` of a sequence that does not depend on `n`.
+    """
+    return [int(value) for value in np.random.SeedSequence(seed).generate_state(n)]
+
+
+@contextmanager
+def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators inside, and restore them on leaving.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the CPU's and the device's generator.
+    device : torch.device
+        The device that is trained on.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    cuda_devices = []
+    if device.type == "cuda":
+        index = device.index
+        cuda_devices.append(torch.cuda.current_device() if index is None else index)
+    with torch.random.fork_rng(devices=cuda_devices):
+        torch.random.default_generator.manual_seed(seed)
+        for index in cuda_devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield

@@ -1,0 +1,147 @@
+"""Views from all directions: random rotations in space, shifts and noise."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+from torch import Tensor
+
+from ._base import ViewSampler
+from .functional import add_noise, resample, rigid_matrices, rotation_matrices
+
+
+class RotateShiftNoise(BaseEstimator):
+    """Uniform rotation in space, random shift and white noise.
+
+    Particles in a tomogram lie in any orientation, so two orientations of one volume
+    are views of the same class. Rotation and shift are resampled once; outside the
+    volume is zero. Noise is added last and covers the empty corners.
+
+    Parameters
+    ----------
+    rotate : bool, default=True
+        Whether to rotate, uniformly over all orientations.
+    max_translation : float, default=0.1
+        Largest shift along each axis, either way, as a fraction of that side.
+    noise : float, default=0.3
+        Standard deviation of the noise over that of the volume's voxels.
+
+    See Also
+    --------
+    CropAffine : The views of Gupta et al. (2022), in the plane.
+
+    References
+    ----------
+    Shoemake, K. (1992). Uniform random rotations. Graphics Gems III, 124-132.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksubtomo.augmentation import RotateShiftNoise
+    >>> sampler = RotateShiftNoise(noise=0.5).build(seed=0)
+    >>> volumes = torch.randn(4, 1, 8, 8, 8)
+    >>> view_1, view_2 = sampler(volumes), sampler(volumes)
+    >>> view_1.shape
+    torch.Size([4, 1, 8, 8, 8])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "rotate": ["boolean"],
+        "max_translation": [Interval(Real, 0, 1, closed="both")],
+        "noise": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        rotate: bool = True,
+        max_translation: float = 0.1,
+        noise: float = 0.3,
+    ) -> None:
+        self.rotate = rotate
+        self.max_translation = max_translation
+        self.noise = noise
+
+    def build(self, seed: int) -> RotateShiftNoiseSampler:
+        """Build a sampler of views.
+
+        Parameters
+        ----------
+        seed : int
+            Of the sampler's own generator.
+
+        Returns
+        -------
+        RotateShiftNoiseSampler
+            Maps (n, 1, depth, height, width) to views of that shape.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        self._validate_params()
+        return RotateShiftNoiseSampler(
+            seed,
+            rotate=self.rotate,
+            max_translation=self.max_translation,
+            noise=self.noise,
+        )
+
+
+class RotateShiftNoiseSampler(ViewSampler):
+    """Sampler of `RotateShiftNoise`'s views.
+
+    Parameters
+    ----------
+    seed : int
+        Of the sampler's own generator.
+    rotate, max_translation, noise : bool, float, float
+        As in `RotateShiftNoise`.
+    """
+
+    def __init__(
+        self, seed: int, *, rotate: bool, max_translation: float, noise: float
+    ) -> None:
+        super().__init__(seed)
+        self.rotate = rotate
+        self.max_translation = max_translation
+        self.noise = noise
+
+    def __call__(self, volumes: Tensor) -> Tensor:
+        """Draw one view of every volume."""
+        n, _, *sides = volumes.shape
+        views = resample(volumes, self.draw(n, *sides).to(volumes.device))
+        # Of the volume, not of the view, from which interpolation and empty corners
+        # have taken a part that differs from draw to draw.
+        std = self.noise * volumes.std(dim=(1, 2, 3, 4), correction=0)
+        return add_noise(views, std, self._fork(volumes.device))
+
+    def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:
+        """Draw the transforms of one call.
+
+        Parameters
+        ----------
+        n : int
+            Number of volumes.
+        depth, height, width : int
+            Sides of the volumes in voxels.
+
+        Returns
+        -------
+        Tensor of shape (n, 4, 4)
+            Float64, as `resample` takes them.
+        """
+        sides = torch.tensor([depth, height, width], dtype=torch.float64)
+        if self.rotate:
+            quaternions = torch.randn(
+                n, 4, dtype=torch.float64, generator=self._generator
+            )
+            rotations = rotation_matrices(quaternions)
+        else:
+            rotations = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
+        translations = self._uniform(n, 3) * self.max_translation * sides
+        return rigid_matrices(rotations, translations)

@@ -1,0 +1,502 @@
+"""Classifiers of volumes, from pretrained or random weights."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_is_fitted, check_memory
+
+from sksubtomo._labels import check_labels, draw_by_class, encode_labels
+from sksubtomo._parameters import resolve
+from sksubtomo._training.batches import Normalizer
+from sksubtomo._training.fitting import (
+    OPTIMIZERS,
+    ClassifierNetwork,
+    TrainingOptions,
+    fine_tune,
+)
+from sksubtomo._training.inference import apply_in_batches
+from sksubtomo._training.portable import PortableNetworkMixin
+from sksubtomo._training.runtime import draw_seed, inference_device, spawn_seeds
+from sksubtomo._version import __version__
+from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
+from sksubtomo.augmentation import AUGMENTATIONS
+from sksubtomo.networks import ENCODERS, RB3D
+from sksubtomo.pretraining import ContrastivePretrainer
+
+
+class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator):
+    """Classify volumes with any encoder and a linear head.
+
+    The encoder starts from random weights or from those of a
+    :class:`~sksubtomo.ContrastivePretrainer`, and is trained on the labelled
+    volumes with Adam and a learning rate that falls to zero along a cosine.
+
+    Read more in the :ref:`User Guide <estimators>`.
+
+    Parameters
+    ----------
+    pretrainer : ContrastivePretrainer or FrozenEstimator, default=None
+        Where the weights start. None is random initialisation. An unfitted
+        pretrainer is cloned and fitted on all rows of X, labelled or not;
+        ``FrozenEstimator(fitted_pretrainer)`` lends its weights and is never
+        changed. The network and the normalisation of intensities come from the
+        pretrainer, whose own parameters are not changed either.
+    encoder : {"rb3d"} or object, default=None
+        The network: a name or an object such as ``RB3D(norm="group")``. None is
+        RB3D as published. With a pretrainer the network is the pretrainer's, and an
+        encoder of another family is an error.
+    freeze_encoder : bool, default=False
+        Whether to train the linear head only (the linear probe).
+    volume_shape : tuple of int, default=None
+        Depth, height and width in voxels of the volumes that flat rows stand for.
+        By default the pretrainer's; without one, a row whose length is a cube is a
+        cubic volume, and any other row a line of voxels. Volumes given as such
+        have their own shape.
+    normalize : {"dataset", "volume"} or None, default="dataset"
+        As for the pretrainer; ignored if there is one.
+    augmentation : {"crop_affine", "rotate_shift_noise"} or object, default=None
+        Applied to training batches; None for no augmentation.
+    max_epochs : int, default=50
+        Passes over the labelled volumes.
+    batch_size : int, default=16
+        Volumes in a step.
+    optimizer : {"adam", "adamw", "sgd"}, default="adam"
+        The optimiser; "sgd" has momentum 0.9.
+    lr : float, default=1e-3
+        Learning rate of the first epoch.
+    weight_decay : float, default=1e-4
+        L2 penalty of the optimiser (decoupled for "adamw").
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the loss, by label; "balanced" is inverse to
+        their frequencies.
+    validation_fraction : float, default=None
+        Part of the labelled volumes, drawn class by class, that is not trained on
+        but used to choose the best epoch. None trains on all of them and keeps the
+        last epoch.
+    unlabeled : int, float, str or None, default=None
+        The label that marks unlabelled rows. They take part in pretraining only,
+        and the mark is not one of ``classes_``. None means all rows are labelled.
+    memory : str or object with the joblib.Memory interface, default=None
+        Caches the fitting of the nested pretrainer, so that a search over the
+        classifier's parameters pretrains once a fold. The key is the pretrainer's
+        parameters and X. If the pretrainer's `random_state` is None, its seed is
+        drawn from the classifier's; if that is None too, nothing is cached.
+    callbacks : list of skorch callbacks, default=None
+        Called during fine-tuning.
+    device : str or torch.device, default="auto"
+        Where to compute. "auto" is the accelerator, if there is one.
+    random_state : int, RandomState instance or None, default=None
+        Determines the weights, the order of the volumes, the validation part, and
+        the nested pretraining if the pretrainer has no `random_state` of its own.
+        The global generators of NumPy and torch are not touched, whatever is
+        given; None is fresh entropy.
+    verbose : int, default=0
+        Above 0, shows a progress bar.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    network_ : torch.nn.Module
+        The encoder (``network_.encoder``) and the head (``network_.head``).
+    pretrainer_ : ContrastivePretrainer or None
+        The fitted pretrainer.
+    history_ : list of dict
+        For each epoch of fine-tuning its number, ``train_loss`` and, with
+        validation, ``valid_loss`` and ``valid_acc``.
+    n_iter_ : int
+        Number of epochs run.
+    volume_shape_ : tuple of int
+        Depth, height and width of the volumes.
+    normalizer_ : Normalizer
+        The intensity statistics.
+    n_features_in_ : int
+        Voxels in a volume.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, if X was a data frame with string names.
+
+    See Also
+    --------
+    RB3DClassifier : The same on the paper's network.
+    LabelFractionClassifier : Hides a part of the labels, for label studies.
+
+    Examples
+    --------
+    >>> from sksubtomo import SubtomogramClassifier
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> from sksubtomo.networks import RB3D
+    >>> X, y = make_subtomograms(n_per_class=2, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> classifier = SubtomogramClassifier(encoder=RB3D(norm="group"), max_epochs=2,
+    ...                                    random_state=0)
+    >>> classifier.fit(X, y).predict_proba(X).shape
+    (20, 10)
+    """
+
+    _parameter_constraints: dict = {
+        "pretrainer": [ContrastivePretrainer, FrozenEstimator, None],
+        "encoder": [StrOptions(set(ENCODERS)), HasMethods("build"), None],
+        "freeze_encoder": ["boolean"],
+        "volume_shape": ["array-like", None],
+        "normalize": [StrOptions({"dataset", "volume"}), None],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build"), None],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "unlabeled": [Real, str, None],
+        "memory": [str, HasMethods("cache"), None],
+        "callbacks": [list, tuple, None],
+        "device": [str, HasMethods("type")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+    _network_attribute = "network_"
+    # The class that a subclass restricts `encoder` to.
+    _encoder_family: type | None = None
+
+    def __init__(
+        self,
+        pretrainer=None,
+        *,
+        encoder=None,
+        freeze_encoder=False,
+        volume_shape=None,
+        normalize="dataset",
+        augmentation=None,
+        max_epochs=50,
+        batch_size=16,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=1e-4,
+        class_weight=None,
+        validation_fraction=None,
+        unlabeled=None,
+        memory=None,
+        callbacks=None,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.pretrainer = pretrainer
+        self.encoder = encoder
+        self.freeze_encoder = freeze_encoder
+        self.volume_shape = volume_shape
+        self.normalize = normalize
+        self.augmentation = augmentation
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.class_weight = class_weight
+        self.validation_fraction = validation_fraction
+        self.unlabeled = unlabeled
+        self.memory = memory
+        self.callbacks = callbacks
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, validation_data=None):
+        """Pretrain if asked, and fine-tune on the labelled volumes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, depth, height, width) or (n, n_features)
+            Volumes, in any unit of intensity, or flattened volumes.
+        y : array-like of shape (n,)
+            Labels; rows labelled `unlabeled` are used in pretraining only.
+        validation_data : tuple (X_val, y_val), default=None
+            Further labelled volumes, by whose accuracy the best epoch is chosen
+            (the loss decides between equal ones). They are not trained on.
+
+        Returns
+        -------
+        self : SubtomogramClassifier
+            The fitted classifier.
+
+        Raises
+        ------
+        ValueError
+            If X, y or a parameter is not acceptable.
+        FloatingPointError
+            If the loss diverges.
+        """
+        if validation_data is not None and self.validation_fraction is not None:
+            raise ValueError(
+                "validation_data and validation_fraction were both given; expected "
+                "at most one of them."
+            )
+        y, labeled = check_labels(self, X, y, unlabeled=self.unlabeled)
+        seed = draw_seed(self.random_state)
+        pretraining_seed, fine_tuning_seed, split_seed = spawn_seeds(seed, 3)
+        self._fitted_encoder, source = self._resolve_encoder()
+        volumes = check_fit_volumes(self, X, volume_shape=self._given_shape(source))
+        self.classes_, labels = np.unique(y[labeled], return_inverse=True)
+        train = np.flatnonzero(labeled)
+
+        validation = None
+        if validation_data is not None:
+            validation = self._check_validation_data(validation_data)
+        elif self.validation_fraction is not None:
+            held_out = draw_by_class(
+                labels,
+                self.validation_fraction,
+                np.random.default_rng(split_seed),
+                keep_one=True,
+            )
+            if not held_out.any():
+                raise ValueError(
+                    f"validation_fraction={self.validation_fraction} leaves no volume "
+                    f"for validation: every class has a single labelled one."
+                )
+            validation = (volumes[train[held_out]], labels[held_out])
+            train, labels = train[~held_out], labels[~held_out]
+
+        self.pretrainer_ = self._fit_pretrainer(volumes, pretraining_seed)
+        if self.pretrainer_ is None:
+            self.normalizer_ = Normalizer.fit(volumes, self.normalize)
+            pretrained = None
+        else:
+            self.normalizer_ = self.pretrainer_.normalizer_
+            pretrained = self.pretrainer_.encoder_
+
+        class_weights = None
+        if self.class_weight is not None:
+            class_weights = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_[labels]
+            )
+        self.network_, self.history_ = fine_tune(
+            volumes if len(train) == len(volumes) else volumes[train],
+            labels,
+            n_classes=len(self.classes_),
+            encoder=self._fitted_encoder,
+            pretrained=pretrained,
+            freeze_encoder=self.freeze_encoder,
+            augmentation=(
+                None
+                if self.augmentation is None
+                else resolve(self.augmentation, AUGMENTATIONS, "augmentation")
+            ),
+            class_weights=class_weights,
+            validation=validation,
+            normalizer=self.normalizer_,
+            options=TrainingOptions(
+                max_epochs=self.max_epochs,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                weight_decay=self.weight_decay,
+                callbacks=self.callbacks,
+                device=self.device,
+                seed=fine_tuning_seed,
+                verbose=self.verbose,
+                optimizer=self.optimizer,
+                cosine_decay=True,
+            ),
+        )
+        self.n_iter_ = len(self.history_)
+        return self
+
+    def predict(self, X):
+        """Return the most probable class of each volume.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, depth, height, width) or (n, n_features)
+            Volumes of the shape that was fitted, or flattened ones.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Labels, of those in ``classes_``.
+        """
+        best = self._logits(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X):
+        """Return the probability of each class for each volume.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, depth, height, width) or (n, n_features)
+            Volumes of the shape that was fitted, or flattened ones.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Probabilities, in the order of ``classes_``; rows sum to one. That of a
+            volume does not depend on what else is in X.
+        """
+        return softmax(self._logits(X).astype(np.float64), axis=1)
+
+    def _logits(self, X):
+        check_is_fitted(self)
+        volumes = check_predict_volumes(self, X)
+        return apply_in_batches(
+            self.network_, volumes, self.normalizer_, inference_device(self.device)
+        )
+
+    def _resolve_encoder(self):
+        """Return the encoder object, and the pretrainer it comes from or None."""
+        name = type(self).__name__
+        given = None
+        if self.encoder is not None:
+            given = resolve(self.encoder, ENCODERS, "encoder")
+        family = self._encoder_family or (None if given is None else type(given))
+        if given is not None and not isinstance(given, family):
+            raise ValueError(
+                f"{name} has an encoder of the family {family.__name__}, but "
+                f"encoder={self.encoder!r} was given; use SubtomogramClassifier for "
+                f"other encoders."
+            )
+        if self.pretrainer is None:
+            return given or (self._encoder_family or RB3D)(), None
+        source = self.pretrainer
+        if isinstance(source, FrozenEstimator):
+            source = source.estimator
+            if not isinstance(source, ContrastivePretrainer):
+                raise TypeError(
+                    f"pretrainer is a FrozenEstimator of {type(source).__name__}; "
+                    f"expected one of a ContrastivePretrainer."
+                )
+            check_is_fitted(source)
+            encoder = source._fitted_encoder
+        else:
+            if hasattr(source, "encoder_"):
+                warnings.warn(
+                    "the pretrainer is fitted already, but will be cloned and fitted "
+                    "again; pass FrozenEstimator(pretrainer) to keep its weights.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+            encoder = resolve(source.encoder, ENCODERS, "encoder")
+        if family is not None and not isinstance(encoder, family):
+            raise ValueError(
+                f"{name} has an encoder of the family {family.__name__}, but its "
+                f"pretrainer has encoder={encoder!r}; the two must be of one family."
+            )
+        return encoder, source
+
+    def _given_shape(self, source):
+        if self.volume_shape is not None or source is None:
+            return self.volume_shape
+        if isinstance(self.pretrainer, FrozenEstimator):
+            return source.volume_shape_
+        return source.volume_shape
+
+    def _check_validation_data(self, validation_data):
+        try:
+            X_val, y_val = validation_data
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"validation_data is of type {type(validation_data).__name__}; "
+                f"expected a tuple (X_val, y_val)."
+            ) from error
+        volumes = check_predict_volumes(self, X_val)
+        return volumes, encode_labels(
+            y_val, self.classes_, len(volumes), "validation_data"
+        )
+
+    def _fit_pretrainer(self, volumes, seed):
+        """Return a fitted pretrainer, the frozen one or a freshly fitted clone."""
+        if self.pretrainer is None:
+            return None
+        if isinstance(self.pretrainer, FrozenEstimator):
+            return self.pretrainer.estimator
+        pretrainer = clone(self.pretrainer)
+        reproducible = not (
+            pretrainer.random_state is None and self.random_state is None
+        )
+        # A RandomState would be a new cache key in every fit.
+        if pretrainer.random_state is None:
+            pretrainer.set_params(random_state=seed)
+        else:
+            pretrainer.set_params(random_state=draw_seed(pretrainer.random_state))
+        verbose = pretrainer.verbose
+        pretrainer.set_params(verbose=0)
+        fit = _fit_pretrainer
+        if reproducible:
+            memory = check_memory(self.memory)
+            fit = memory.cache(fit, ignore=["verbose"])
+        return fit(pretrainer, np.asarray(volumes), __version__, verbose)
+
+    def _build_network(self):
+        return ClassifierNetwork.build(
+            self._fitted_encoder, self.volume_shape_, len(self.classes_)
+        )
+
+
+def _fit_pretrainer(pretrainer, volumes, version, verbose):
+    """Fit a pretrainer; at module level and with no unused state, to be cached.
+
+    `version` is there for the key: another version may train another encoder.
+    """
+    return pretrainer.set_params(verbose=verbose).fit(volumes)
+
+
+def _parameters_of(base):
+    """Put the base class's parameters and attributes into a subclass's docstring."""
+
+    def decorate(cls):
+        if cls.__doc__ and base.__doc__:
+            start = base.__doc__.index("    Parameters\n")
+            stop = base.__doc__.index("    See Also\n")
+            place = cls.__doc__.index("    See Also\n")
+            cls.__doc__ = (
+                cls.__doc__[:place] + base.__doc__[start:stop] + cls.__doc__[place:]
+            )
+        return cls
+
+    return decorate
+
+
+@_parameters_of(SubtomogramClassifier)
+class RB3DClassifier(SubtomogramClassifier):
+    """Classify volumes with RB3D, the network of the paper.
+
+    A :class:`~sksubtomo.SubtomogramClassifier` whose encoder is RB3D, as published
+    or with ``encoder=RB3D(norm="group")``.
+
+    Read more in the :ref:`User Guide <estimators>`.
+
+    See Also
+    --------
+    ContrastivePretrainer : Learns weights to start from without labels.
+    LabelFractionClassifier : Hides a part of the labels, for label studies.
+    sksubtomo.recipes.gupta2022 : The paper's own settings.
+
+    References
+    ----------
+    C. Che et al., "Improved deep learning-based macromolecules structure
+    classification from electron cryo-tomograms", Machine Vision and Applications
+    29, 1227-1236, 2018.
+
+    T. Gupta et al., "Self-supervised learning for macromolecular structure
+    classification based on cryo-electron tomograms", Frontiers in Physiology 13,
+    2022.
+
+    Examples
+    --------
+    >>> from sksubtomo import ContrastivePretrainer, RB3DClassifier
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> X, y = make_subtomograms(n_per_class=3, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> y[::3] = -1
+    >>> classifier = RB3DClassifier(ContrastivePretrainer(max_epochs=2),
+    ...                             unlabeled=-1, max_epochs=2, random_state=0)
+    >>> classifier.fit(X, y).predict(X).shape
+    (30,)
+    """
+
+    _encoder_family = RB3D

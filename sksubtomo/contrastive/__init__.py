@@ -1,0 +1,26 @@
+"""What contrastive pretraining optimises, one method a file.
+
+A method is a cheap parameter object; its ``build(encoder)`` makes the
+`ContrastiveModule` that training optimises.
+"""
+
+from collections.abc import Mapping
+
+from ._base import ContrastiveModule
+from .moco import MoCo, info_nce_loss
+from .simclr import SimCLR, nt_xent_loss
+from .swav import SwAV, sinkhorn, swapped_prediction_loss
+
+METHODS: Mapping[str, type] = {"simclr": SimCLR, "moco": MoCo, "swav": SwAV}
+
+__all__ = [
+    "METHODS",
+    "ContrastiveModule",
+    "MoCo",
+    "SimCLR",
+    "SwAV",
+    "info_nce_loss",
+    "nt_xent_loss",
+    "sinkhorn",
+    "swapped_prediction_loss",
+]

@@ -1,0 +1,145 @@
+"""What the contrastive methods share: the module's contract, the head, the queue."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ContrastiveModule(nn.Module):
+    """A network with everything its contrastive loss needs.
+
+    The training loop moves the module to its device, calls `start_epoch` before
+    every epoch and minimises what ``module(view_1, view_2)`` returns over
+    ``module.parameters()``. Everything needed to resume is in the state dict.
+    After training only `encoder` is kept.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Maps (n, 1, depth, height, width) to (n, encoder.n_features).
+
+    Attributes
+    ----------
+    encoder : torch.nn.Module
+        The trained network, without projection head.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch; does nothing unless the method has a schedule.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 0; also after resuming.
+        """
+
+    def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
+        """Return the loss of two views of the same volumes.
+
+        Parameters
+        ----------
+        view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
+            Row i of both are views of the same volume.
+
+        Returns
+        -------
+        Tensor of shape ()
+            Mean loss.
+        """
+        raise NotImplementedError
+
+    def diagnose(self, mean_loss: float) -> str | None:
+        """Say what the final loss gives away about a failed training.
+
+        Parameters
+        ----------
+        mean_loss : float
+            Mean training loss of the last epoch.
+
+        Returns
+        -------
+        str or None
+            What went wrong and what to change; None if nothing is suspicious.
+        """
+        return None
+
+
+class Queue(nn.Module):
+    """First-in-first-out memory of unit vectors, of any length.
+
+    Starts with normalised Gaussian vectors drawn from torch's global generator.
+    Rows and position are buffers, so that they move and are saved with the module.
+
+    Parameters
+    ----------
+    size : int
+        Number of rows, at least 1.
+    dim : int
+        Length of a row.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (size, dim)
+        What is remembered.
+    position : Tensor of shape ()
+        The oldest row, which is overwritten next.
+    """
+
+    rows: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def enqueue(self, rows: Tensor) -> None:
+        """Overwrite the oldest rows, wrapping around at the end.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, dim)
+            Oldest first. If there are more than fit, the last ones are kept.
+        """
+        size, n = len(self.rows), len(rows)
+        kept = min(n, size)
+        # The position stays a tensor: reading it would stall an accelerator.
+        offsets = torch.arange(n - kept, n, device=self.rows.device)
+        where = (self.position + offsets) % size
+        self.rows.index_copy_(0, where, rows[n - kept :].to(self.rows.dtype))
+        self.position.add_(n).remainder_(size)
+
+
+def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Build the perceptron between the encoder's features and the loss.
+
+    There is no batch normalisation: batches are small here, and one row left over
+    at the end of an epoch must not be an error.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Its ``n_features`` is the width of the input.
+    hidden_dim, out_dim : int
+        Widths of the hidden layer and of the output.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Maps (n, encoder.n_features) to (n, out_dim).
+    """
+    n_features = cast(int, encoder.n_features)
+    return nn.Sequential(
+        nn.Linear(n_features, hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, out_dim),
+    )

@@ -1,0 +1,156 @@
+"""SimCLR: every other view in the batch is a negative."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._base import ContrastiveModule, projection_head
+
+
+def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
+    r"""Return the normalised, temperature-scaled cross entropy (NT-Xent).
+
+    With :math:`z` the 2n projections of both views, :math:`j(i)` the other view of
+    :math:`i` and :math:`s` the cosine similarity,
+
+    .. math::
+
+        L = -\frac{1}{2n} \sum_{i=1}^{2n} \log
+            \frac{\exp(s(z_i, z_{j(i)}) / \tau)}
+            {\sum_{k \ne i} \exp(s(z_i, z_k) / \tau)}.
+
+    The positive stays in the denominator.
+
+    Parameters
+    ----------
+    z_1, z_2 : Tensor of shape (n, dim)
+        Projections of the two views; row i of both belong together. Need not be
+        normalised.
+    temperature : float
+        :math:`\tau > 0`.
+
+    Returns
+    -------
+    Tensor of shape ()
+        Mean over the 2n anchors; 0 for n = 1, where there are no negatives.
+
+    References
+    ----------
+    Chen, T., Kornblith, S., Norouzi, M., Hinton, G. (2020). A simple framework for
+    contrastive learning of visual representations. ICML. Equation 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z = torch.eye(2)
+    >>> round(nt_xent_loss(z, z, temperature=1.0).item(), 4)  # ln(1 + 2 / e)
+    0.5514
+    """
+    n = len(z_1)
+    z = F.normalize(torch.cat([z_1, z_2]), dim=1)
+    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    positives = torch.arange(2 * n, device=z.device).roll(n)
+    return F.cross_entropy(logits, positives)
+
+
+class SimCLR(BaseEstimator):
+    """SimCLR: tell the two views of a volume from all other views in the batch.
+
+    Parameters
+    ----------
+    temperature : float, default=0.2
+        Divides the cosine similarities; a low one weighs the hardest negatives,
+        which in a set of few classes are often of the same class, a high one stays
+        at the loss of chance for longer.
+    projection_dim : int, default=128
+        Width of the projection that the loss sees.
+    hidden_dim : int, default=256
+        Width of the projection head's hidden layer.
+
+    References
+    ----------
+    Chen, T., Kornblith, S., Norouzi, M., Hinton, G. (2020). A simple framework for
+    contrastive learning of visual representations. ICML.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from sksubtomo.contrastive import SimCLR
+    >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    >>> encoder.n_features = 8
+    >>> module = SimCLR(temperature=0.1).build(encoder)
+    >>> module(torch.randn(5, 1, 4, 4, 4), torch.randn(5, 1, 4, 4, 4)).shape
+    torch.Size([])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "projection_dim": [Interval(Integral, 1, None, closed="left")],
+        "hidden_dim": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        temperature: float = 0.2,
+        projection_dim: int = 128,
+        hidden_dim: int = 256,
+    ) -> None:
+        self.temperature = temperature
+        self.projection_dim = projection_dim
+        self.hidden_dim = hidden_dim
+
+    def build(self, encoder: nn.Module) -> ContrastiveModule:
+        """Build the module that training optimises.
+
+        Parameters
+        ----------
+        encoder : torch.nn.Module
+            Maps (n, 1, depth, height, width) to (n, encoder.n_features). It is
+            trained in place.
+
+        Returns
+        -------
+        ContrastiveModule
+            Encoder, head and loss.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        self._validate_params()
+        head = projection_head(encoder, self.hidden_dim, self.projection_dim)
+        return SimCLRModule(encoder, head, self.temperature)
+
+
+class SimCLRModule(ContrastiveModule):
+    """Encoder and head of SimCLR.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        The network to train.
+    head : torch.nn.Module
+        Maps the encoder's features to projections.
+    temperature : float
+        Of `nt_xent_loss`.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, temperature: float) -> None:
+        super().__init__(encoder)
+        self.head = head
+        self.temperature = temperature
+
+    def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
+        """Return `nt_xent_loss` of the two views' projections."""
+        z_1 = self.head(self.encoder(view_1))
+        z_2 = self.head(self.encoder(view_2))
+        return nt_xent_loss(z_1, z_2, self.temperature)

@@ -1,0 +1,214 @@
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+from torch.nn import functional as F
+
+from sksubtomo.contrastive import METHODS, ContrastiveModule, MoCo, SimCLR, SwAV
+from sksubtomo.contrastive._base import Queue, projection_head
+
+
+def toy_encoder():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(27, 12), nn.Tanh())
+    encoder.n_features = 12
+    return encoder
+
+
+def toy_method(name):
+    small = {"projection_dim": 8, "hidden_dim": 16}
+    return {
+        "simclr": SimCLR(**small),
+        "moco": MoCo(queue_size=10, momentum=0.9, **small),
+        "swav": SwAV(n_prototypes=5, frozen_epochs=1, **small),
+    }[name]
+
+
+def toy_views(n, seed):
+    """Two noisy copies of n random volumes, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    volumes = torch.randn(n, 1, 3, 3, 3, **options)
+    return [volumes + 0.1 * torch.randn(n, 1, 3, 3, 3, **options) for _ in range(2)]
+
+
+def train(module, optimizer, epochs):
+    losses = []
+    for epoch in epochs:
+        module.start_epoch(epoch)
+        loss = module(*toy_views(16, epoch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def test_table_names_every_method():
+    assert dict(METHODS) == {"simclr": SimCLR, "moco": MoCo, "swav": SwAV}
+
+
+def test_build_trains_the_encoder_it_was_given(name):
+    encoder = toy_encoder()
+    module = clone(toy_method(name)).build(encoder)
+    assert isinstance(module, ContrastiveModule)
+    assert module.encoder is encoder
+
+    module.double()
+    module(*toy_views(4, 0)).backward()
+    for parameter in encoder.parameters():
+        assert parameter.grad.abs().max() > 0
+
+
+def test_build_is_decided_by_the_global_generator(name):
+    encoder = toy_encoder()
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        states.append(toy_method(name).build(encoder).state_dict())
+    first, same, other = states
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_loss_falls_on_a_toy_problem(name):
+    module = toy_method(name).build(toy_encoder()).double()
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    losses = train(module, optimizer, range(150))
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_any_batch_size_gives_a_finite_loss_and_gradient(name, n):
+    module = toy_method(name).build(toy_encoder()).double()
+    loss = module(*toy_views(n, 0))
+    assert loss.shape == ()
+    assert loss.dtype == torch.float64
+    loss.backward()
+    for parameter in module.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+    assert loss.isfinite()
+
+
+def test_state_dict_continues_identically(name):
+    def start():
+        module = toy_method(name).build(toy_encoder()).double()
+        return module, torch.optim.Adam(module.parameters(), lr=1e-2)
+
+    module, optimizer = start()
+    train(module, optimizer, range(3))
+    saved = [part.state_dict() for part in (module, optimizer)]
+    saved = [torch.utils._pytree.tree_map(_copy, state) for state in saved]
+    expected = train(module, optimizer, range(3, 7))
+
+    torch.manual_seed(99)
+    module, optimizer = start()
+    for part, state in zip((module, optimizer), saved, strict=True):
+        part.load_state_dict(state)
+    assert train(module, optimizer, range(3, 7)) == expected
+
+
+def _copy(leaf):
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def test_evaluation_changes_no_state(name):
+    module = toy_method(name).build(toy_encoder()).double()
+    module(*toy_views(4, 0))  # normalises prototypes in double precision
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    module.eval()
+    module(*toy_views(4, 1))
+    module.train()
+    with torch.no_grad():
+        module(*toy_views(4, 2))
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=1e-15)
+
+
+def test_base_module_has_no_loss_and_no_opinion():
+    module = ContrastiveModule(toy_encoder())
+    assert module.start_epoch(0) is None
+    assert module.diagnose(1.0) is None
+    with pytest.raises(NotImplementedError):
+        module(*toy_views(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (SimCLR(temperature=0), r"'temperature' .* SimCLR .* Got 0 instead"),
+        (SimCLR(temperature=float("nan")), "'temperature' .* Got nan"),
+        (SimCLR(projection_dim=0), "'projection_dim' .* Got 0"),
+        (SimCLR(hidden_dim=1.5), "'hidden_dim' .* an int .* Got 1.5"),
+        (MoCo(temperature=-1.0), "'temperature' .* MoCo .* Got -1.0"),
+        (MoCo(queue_size=0), "'queue_size' .* Got 0"),
+        (MoCo(queue_size=12.0), "'queue_size' .* Got 12.0"),
+        (MoCo(momentum=1.01), r"'momentum' .* \[0.0, 1.0\]. Got 1.01"),
+        (MoCo(projection_dim=-1), "'projection_dim' .* Got -1"),
+        (MoCo(hidden_dim=0), "'hidden_dim' .* Got 0"),
+        (SwAV(n_prototypes=1), "'n_prototypes' .* SwAV .* Got 1"),
+        (SwAV(temperature="low"), "'temperature' .* Got 'low'"),
+        (SwAV(epsilon=0.0), "'epsilon' .* Got 0.0"),
+        (SwAV(n_iterations=0), "'n_iterations' .* Got 0"),
+        (SwAV(frozen_epochs=-1), "'frozen_epochs' .* Got -1"),
+        (SwAV(projection_dim=None), "'projection_dim' .* Got None"),
+        (SwAV(hidden_dim=0), "'hidden_dim' .* Got 0"),
+    ],
+)
+def test_build_names_the_wrong_parameter(method, message):
+    with pytest.raises(ValueError, match=message):
+        method.build(toy_encoder())
+
+
+def test_projection_head_is_a_perceptron_without_normalisation():
+    head = projection_head(toy_encoder(), hidden_dim=7, out_dim=5)
+    x = torch.randn(3, 12)
+    first, _, second = head
+    assert (first.out_features, second.out_features) == (7, 5)
+    expected = (x @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T
+    torch.testing.assert_close(head(x), expected + second.bias)
+    # A row does not depend on its batch.
+    torch.testing.assert_close(head(x)[:1], head(x[:1]))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8])
+@pytest.mark.parametrize("batches", [[1] * 9, [2] * 9, [3, 1, 4, 1, 5], [8, 20, 3]])
+def test_queue_keeps_the_newest_rows_in_place(size, batches):
+    queue = Queue(size, 2)
+    expected, seen = list(queue.rows.clone()), 0
+    for n in batches:
+        rows = torch.randn(n, 2)
+        for row in rows:
+            expected[seen % size] = row
+            seen += 1
+        queue.enqueue(rows)
+        assert torch.equal(queue.rows, torch.stack(expected))
+        assert queue.position == seen % size
+
+
+def test_queue_starts_with_random_unit_vectors():
+    queue = Queue(500, 3)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(500))
+    assert queue.rows.mean(dim=0).norm() < 0.15
+    torch.manual_seed(5)
+    expected = F.normalize(torch.randn(4, 3), dim=1)
+    torch.manual_seed(5)
+    assert torch.equal(Queue(4, 3).rows, expected)
+
+
+def test_queue_takes_rows_of_lower_precision():
+    queue = Queue(2, 2)
+    queue.enqueue(torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16))
+    assert queue.rows[0].tolist() == [1, 0]
+    assert queue.rows.dtype == torch.float32

@@ -1,0 +1,293 @@
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback, EarlyStopping
+
+from sksubtomo import ContrastivePretrainer
+from sksubtomo.augmentation import CropAffine, RotateShiftNoise
+from sksubtomo.contrastive import MoCo, SimCLR, SwAV
+from sksubtomo.networks import RB3D
+
+
+@pytest.fixture(scope="module")
+def X():
+    return np.random.default_rng(0).normal(size=(12, 8, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted(X):
+    return ContrastivePretrainer(max_epochs=2, random_state=0).fit(X)
+
+
+def _weights(pretrainer):
+    return [p.detach().numpy() for p in pretrainer.encoder_.parameters()]
+
+
+def _assert_same_weights(one, other):
+    for a, b in zip(_weights(one), _weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", ["simclr", "moco", "swav", MoCo(queue_size=7)])
+@pytest.mark.parametrize("augmentation", ["crop_affine", RotateShiftNoise()])
+def test_every_method_trains(X, method, augmentation):
+    pretrainer = ContrastivePretrainer(
+        method, augmentation=augmentation, max_epochs=2, batch_size=5, random_state=0
+    ).fit(X)
+    assert pretrainer.transform(X).shape == (12, 256)
+    assert [epoch["epoch"] for epoch in pretrainer.history_] == [1, 2]
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in pretrainer.history_)
+    assert pretrainer.n_iter_ == 2
+    untrained = ContrastivePretrainer(method, max_epochs=1, lr=1e-12, random_state=0)
+    moved = [
+        np.abs(a - b).max() > 1e-6
+        for a, b in zip(_weights(pretrainer), _weights(untrained.fit(X)), strict=True)
+    ]
+    assert all(moved)
+
+
+def test_learns_to_tell_volumes_apart(X):
+    pretrainer = ContrastivePretrainer(
+        SimCLR(), augmentation=CropAffine(p_crop=0, max_rotation=10), lr=1e-3,
+        max_epochs=15, batch_size=12, random_state=0,
+    ).fit(X)
+    losses = [epoch["train_loss"] for epoch in pretrainer.history_]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_projection_head_is_dropped(fitted):
+    assert sum(p.numel() for p in fitted.encoder_.parameters()) == 115_904
+
+
+def test_same_seed_same_weights(X, fitted):
+    again = clone(fitted).fit(X)
+    _assert_same_weights(fitted, again)
+    assert again.history_ == fitted.history_
+    other = clone(fitted).set_params(random_state=1).fit(X)
+    assert not np.array_equal(_weights(other)[0], _weights(fitted)[0])
+
+
+def test_flat_rows_are_the_same_volumes(X, fitted):
+    flat = X.reshape(12, -1)
+    np.testing.assert_array_equal(fitted.transform(flat), fitted.transform(X))
+    _assert_same_weights(clone(fitted).fit(flat), fitted)
+
+
+def test_unseeded_fits_differ_and_leave_the_global_generators(X):
+    numpy_state = np.random.get_state()
+    torch_state = torch.random.get_rng_state()
+    estimator = ContrastivePretrainer(max_epochs=1)
+    one, other = clone(estimator).fit(X), clone(estimator).fit(X)
+    estimator.set_params(random_state=0).fit(X).transform(X)
+    assert not np.array_equal(_weights(one)[0], _weights(other)[0])
+    for before, after in zip(numpy_state, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+
+
+def test_embedding_does_not_depend_on_the_rest_of_X(X, fitted):
+    embedding = fitted.transform(X)
+    for row in range(len(X)):
+        np.testing.assert_array_equal(
+            fitted.transform(X[row : row + 1])[0], embedding[row]
+        )
+    many = np.concatenate([X, X, X[:3]])
+    np.testing.assert_array_equal(fitted.transform(many)[12:24], embedding)
+
+
+def test_normalisation(X):
+    shifted = X * 1e-3 + 50
+    dataset = ContrastivePretrainer(max_epochs=1, random_state=0).fit(shifted)
+    assert dataset.normalizer_.mean == pytest.approx(50, rel=1e-4)
+    assert dataset.normalizer_.scale == pytest.approx(shifted.std(), rel=1e-3)
+    per_volume = ContrastivePretrainer(
+        normalize="volume", max_epochs=1, random_state=0
+    ).fit(X)
+    scales = np.linspace(1, 5, len(X), dtype=np.float32).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(
+        per_volume.transform(X * scales + 3), per_volume.transform(X), atol=1e-4
+    )
+    none = ContrastivePretrainer(normalize=None, max_epochs=1).fit(X)
+    assert (none.normalizer_.mean, none.normalizer_.scale) == (0, 1)
+
+
+@pytest.mark.parametrize("normalize", ["dataset", "volume", None])
+def test_constant_volumes(normalize):
+    X = np.full((4, 8, 8, 8), 1234.5)
+    pretrainer = ContrastivePretrainer(
+        normalize=normalize, max_epochs=1, random_state=0
+    )
+    assert np.isfinite(pretrainer.fit_transform(X)).all()
+
+
+class CountEpochs(Callback):
+    def __init__(self):
+        self.n_batches = 0
+        self.losses = []
+
+    def on_batch_end(self, net, training, **kwargs):
+        self.n_batches += training
+
+    def on_epoch_end(self, net, **kwargs):
+        self.losses.append(net.history[-1, "train_loss"])
+        assert net.history[-1, "batches", :, "train_batch_size"] == [5, 5, 2]
+
+
+def test_callbacks_see_training(X):
+    counter = CountEpochs()
+    pretrainer = ContrastivePretrainer(
+        max_epochs=3, batch_size=5, callbacks=[counter], random_state=0
+    )
+    pretrainer.fit(X)
+    assert counter.n_batches == 9
+    assert counter.losses == [epoch["train_loss"] for epoch in pretrainer.history_]
+
+
+def test_a_lone_last_volume_joins_the_batch_before(X):
+    sizes = []
+
+    class Sizes(Callback):
+        def on_batch_end(self, net, batch, **kwargs):
+            sizes.append(len(batch[0]))
+
+    ContrastivePretrainer(max_epochs=1, batch_size=5, callbacks=[Sizes()]).fit(X[:11])
+    assert sizes == [5, 6]
+
+
+def test_callbacks_can_stop_training(X):
+    stop = EarlyStopping(monitor="train_loss", patience=1, threshold=10.0, sink=len)
+    pretrainer = ContrastivePretrainer(max_epochs=50, callbacks=[stop]).fit(X)
+    assert pretrainer.n_iter_ < 50
+
+
+def test_interrupt_gets_through(X):
+    class Interrupt(Callback):
+        def on_batch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ContrastivePretrainer(callbacks=[Interrupt()]).fit(X)
+
+
+def test_divergence_is_reported(X):
+    with pytest.raises(FloatingPointError, match=r"epoch \d+; lower lr="):
+        ContrastivePretrainer(lr=1e30, max_epochs=20, random_state=0).fit(X)
+
+
+def test_diffuse_prototypes_are_reported(X):
+    pretrainer = ContrastivePretrainer(SwAV(temperature=100.0), max_epochs=1, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="prototypes"):
+        pretrainer.fit(X)
+
+
+def test_verbose_shows_a_bar(X, capsys):
+    ContrastivePretrainer(max_epochs=2, verbose=1).fit(X)
+    shown = capsys.readouterr().err
+    assert "pretraining" in shown
+    assert "2/2" in shown
+    ContrastivePretrainer(max_epochs=2).fit(X)
+    captured = capsys.readouterr()
+    assert captured.err == captured.out == ""
+
+
+def test_pickle_is_portable(X, fitted, tmp_path):
+    state = pickle.dumps(fitted)
+    # Neither a tensor nor a device: nothing of torch is needed but the package.
+    assert b"torch" not in state
+    _assert_same_weights(pickle.loads(state), fitted)
+    joblib.dump(fitted, tmp_path / "pretrainer.joblib")
+    loaded = joblib.load(tmp_path / "pretrainer.joblib")
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+
+
+def test_pickle_of_another_device(X, fitted):
+    """A model fitted on an accelerator predicts where there is none."""
+    wanted = clone(fitted).fit(X).set_params(device="cuda")
+    loaded = pickle.loads(pickle.dumps(wanted))
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device='cuda' is not available"):
+            loaded.fit(X)
+
+
+def test_changed_parameters_do_not_break_a_fitted_one(X, fitted):
+    changed = clone(fitted).fit(X).set_params(encoder=RB3D(norm="group"))
+    loaded = pickle.loads(pickle.dumps(changed))
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+
+
+def test_hash_is_the_same_in_every_process(X, fitted, tmp_path):
+    joblib.dump(fitted, tmp_path / "pretrainer.joblib")
+    code = (
+        "import joblib, sys;"
+        "print(joblib.hash(joblib.load(sys.argv[1])))"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "pretrainer.joblib"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()
+        for _ in range(2)
+    }
+    assert hashes == {joblib.hash(fitted)}
+
+
+def test_in_a_grid_search_with_nested_parameters(X):
+    y = np.arange(12) % 2
+    model = make_pipeline(
+        ContrastivePretrainer(SimCLR(), max_epochs=1, random_state=0),
+        LogisticRegression(),
+    )
+    grid = {
+        "contrastivepretrainer__method__temperature": [0.1, 1.0],
+        "contrastivepretrainer__encoder": [RB3D(), RB3D(norm="group")],
+    }
+    searches = [
+        GridSearchCV(model, grid, cv=2, n_jobs=n_jobs).fit(X, y) for n_jobs in (1, 2)
+    ]
+    np.testing.assert_array_equal(
+        searches[0].cv_results_["mean_test_score"],
+        searches[1].cv_results_["mean_test_score"],
+    )
+    _assert_same_weights(
+        searches[0].best_estimator_[0], searches[1].best_estimator_[0]
+    )
+
+
+def test_set_output(X, fitted):
+    frame = clone(fitted).set_output(transform="pandas").fit(X).transform(X)
+    assert isinstance(frame, pd.DataFrame)
+    assert frame.shape == (12, 256)
+    assert frame.columns[0] == "contrastivepretrainer0"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"method": "byol"}, ValueError, "'method' parameter .*'moco', 'simclr'"),
+        ({"method": SimCLR}, TypeError, r"method is the class SimCLR.*SimCLR\(\)"),
+        ({"encoder": 3}, ValueError, "'encoder' parameter"),
+        ({"augmentation": "flip"}, ValueError, "'augmentation' parameter"),
+        ({"device": "gpu"}, ValueError, "device='gpu' is not a device"),
+        ({"lr": 0.0}, ValueError, "'lr' parameter"),
+        ({"batch_size": 0}, ValueError, "'batch_size' parameter"),
+        ({"method": MoCo(queue_size=0)}, ValueError, "queue_size"),
+        ({"encoder": RB3D(norm="batch")}, ValueError, "norm='batch'"),
+        ({"volume_shape": (4, 4, 4)}, ValueError, "volume_shape"),
+    ],
+)
+def test_bad_parameters_are_named(X, parameters, error, message):
+    with pytest.raises(error, match=message):
+        ContrastivePretrainer(max_epochs=1, **parameters).fit(X)
