@@ -91,8 +91,8 @@ def encode_labels(
     unknown = ~np.isin(y, classes)
     if unknown.any():
         raise ValueError(
-            f"{parameter} has the label {y[unknown][0]!r}, which is not one of the "
-            f"classes in y: {list(classes)}."
+            f"{parameter} has the label {y[unknown].tolist()[0]!r}, which is not one "
+            f"of the classes in y: {classes.tolist()}."
         )
     return np.searchsorted(classes, y).astype(np.int64)
 

@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
+from types import FunctionType
 
 import numpy as np
 from scipy.special import softmax
@@ -427,8 +428,11 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         pretrainer.set_params(verbose=0)
         fit = _fit_pretrainer
         if reproducible:
-            memory = check_memory(self.memory)
-            fit = memory.cache(fit, ignore=["verbose"])
+            # joblib notes once per function object, not per folder, that it stored
+            # the function's source. In a second folder it would be missing, and the
+            # next process would take what is cached there for outdated.
+            fit = FunctionType(fit.__code__, fit.__globals__, fit.__name__)
+            fit = check_memory(self.memory).cache(fit, ignore=["verbose"])
         return fit(pretrainer, np.asarray(volumes), __version__, verbose)
 
     def _build_network(self):

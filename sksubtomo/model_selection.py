@@ -1,0 +1,361 @@
+"""Comparison of methods that saw equal numbers of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from sksubtomo.inspection._matplotlib import OKABE_ITO, import_pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# One colour and marker a method in every figure, whichever methods it shows.
+_STYLES = {
+    "random": ("#000000", "o"),
+    "simclr": (OKABE_ITO[0], "s"),
+    "swav": (OKABE_ITO[1], "^"),
+    "moco": (OKABE_ITO[2], "D"),
+}
+_FURTHER_STYLES = [(OKABE_ITO[3], "v"), (OKABE_ITO[4], "P"), (OKABE_ITO[5], "X")]
+
+# Lines are drawn side by side, so that error bars at one number of labels do not hide
+# each other: a step of 2 % on the logarithmic axis.
+_DODGE = 1.02
+
+
+class PairedTest(NamedTuple):
+    """Result of `paired_t_test`.
+
+    Attributes
+    ----------
+    statistic : float
+        Student's t; positive if the first sample is larger.
+    pvalue : float
+        Two-tailed p-value.
+    """
+
+    statistic: float
+    pvalue: float
+
+
+@dataclass(frozen=True)
+class LabelFractionRow:
+    """One fit of a label study: one line of ``label_fractions.csv``.
+
+    Attributes
+    ----------
+    method : str
+        Where the weights started.
+    label_fraction : float
+        Part of the training labels that was asked for.
+    labels_per_class : int
+        Number of labels of the class with the fewest.
+    validation_labels : int
+        Further labels that chose the epoch; 0 if there were none.
+    repeat : int
+        Number of the repeat. Rows of one repeat and one number of labels saw the same
+        labels.
+    accuracy : float
+        Accuracy on the test part, 0 to 1.
+    seconds : float
+        Duration of fit and prediction, without pretraining.
+    """
+
+    method: str
+    label_fraction: float
+    labels_per_class: int
+    validation_labels: int
+    repeat: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LabelFractionSummary:
+    """The repeats of one method at one number of labels.
+
+    Attributes
+    ----------
+    method : str
+        Where the weights started.
+    label_fraction : float
+        Part of the training labels that was asked for.
+    labels_per_class : int
+        Number of labels of the class with the fewest.
+    validation_labels : int
+        Further labels that chose the epoch.
+    n_repeats : int
+        Number of repeats.
+    mean : float
+        Mean accuracy.
+    std : float
+        Sample standard deviation (n - 1) of the accuracy; NaN for one repeat.
+    pvalue : float
+        Of the paired two-tailed t-test against the baseline; NaN for the baseline
+        itself and where `paired_t_test` gives none.
+    """
+
+    method: str
+    label_fraction: float
+    labels_per_class: int
+    validation_labels: int
+    n_repeats: int
+    mean: float
+    std: float
+    pvalue: float
+
+
+def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike) -> PairedTest:
+    """Test whether paired samples have equal means.
+
+    Student's t-test of the differences, two-tailed.
+
+    Parameters
+    ----------
+    a : array-like of shape (n,)
+        Scores of one method.
+    b : array-like of shape (n,)
+        Scores of the other; ``a[i]`` and ``b[i]`` belong together.
+
+    Returns
+    -------
+    PairedTest
+        ``statistic`` and ``pvalue``. For a single pair both are NaN. Where all
+        differences are zero they are 0 and 1. Where all are equal and not zero, the
+        statistic is plus or minus infinity and the p-value NaN: accuracies on a small
+        test set are so coarse that this happens by chance, and says nothing of their
+        spread.
+
+    Raises
+    ------
+    ValueError
+        If the samples are empty, of different lengths, not one-dimensional or not
+        finite.
+
+    Examples
+    --------
+    >>> from sksubtomo.model_selection import paired_t_test
+    >>> test = paired_t_test([0.61, 0.66, 0.58], [0.41, 0.52, 0.43])
+    >>> round(test.pvalue, 3)
+    0.013
+    """
+    first = np.asarray(a, dtype=np.float64)
+    second = np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
+        raise ValueError(
+            f"a has shape {first.shape} and b has shape {second.shape}; expected two "
+            "one-dimensional samples of equal length, at least 1."
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("a or b holds NaN or infinity; expected finite scores.")
+    if len(first) == 1:
+        return PairedTest(float("nan"), float("nan"))
+    differences = first - second
+    # Equal differences differ by rounding, which the test would take for a spread.
+    rounding = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
+    if np.ptp(differences) <= rounding:
+        mean = differences.mean()
+        if abs(mean) <= rounding:
+            return PairedTest(0.0, 1.0)
+        return PairedTest(float(np.copysign(np.inf, mean)), float("nan"))
+    result = stats.ttest_rel(first, second)
+    return PairedTest(float(result.statistic), float(result.pvalue))
+
+
+def summarize_label_fractions(
+    rows: Iterable[LabelFractionRow], baseline: str = "random"
+) -> list[LabelFractionSummary]:
+    """Average the repeats, and test each method against a baseline.
+
+    Parameters
+    ----------
+    rows : iterable of LabelFractionRow
+        Single fits; anything with these attributes, such as the named tuples of a data
+        frame's ``itertuples()``.
+    baseline : str, default="random"
+        The method that the others are tested against. Repeats are paired: only those
+        that both have count.
+
+    Returns
+    -------
+    list of LabelFractionSummary
+        One for each method and number of labels, by number of labels and then in the
+        order in which the methods first occur.
+
+    Raises
+    ------
+    ValueError
+        If a repeat occurs twice.
+
+    Examples
+    --------
+    >>> from sksubtomo.model_selection import (
+    ...     LabelFractionRow, summarize_label_fractions)
+    >>> rows = [
+    ...     LabelFractionRow(method, 0.25, 5, 0, repeat, accuracy, 1.0)
+    ...     for method, accuracies in {"random": [0.4, 0.5], "moco": [0.6, 0.8]}.items()
+    ...     for repeat, accuracy in enumerate(accuracies)
+    ... ]
+    >>> [(row.method, round(row.mean, 2)) for row in summarize_label_fractions(rows)]
+    [('random', 0.45), ('moco', 0.7)]
+    """
+    groups: dict[tuple[str, float, int], dict[int, LabelFractionRow]] = {}
+    methods: list[str] = []
+    for row in rows:
+        if row.method not in methods:
+            methods.append(row.method)
+        repeats = groups.setdefault(
+            (row.method, row.label_fraction, row.labels_per_class), {}
+        )
+        if row.repeat in repeats:
+            raise ValueError(
+                f"rows hold repeat {row.repeat} of method {row.method!r} at "
+                f"label_fraction={row.label_fraction:g} twice; expected it once."
+            )
+        repeats[row.repeat] = row
+    summaries = []
+    for (method, fraction, per_class), repeats in groups.items():
+        accuracies = [row.accuracy for row in repeats.values()]
+        reference = groups.get((baseline, fraction, per_class), {})
+        paired = [] if method == baseline else sorted(repeats.keys() & reference.keys())
+        pvalue = float("nan")
+        if paired:
+            pvalue = paired_t_test(
+                [repeats[repeat].accuracy for repeat in paired],
+                [reference[repeat].accuracy for repeat in paired],
+            ).pvalue
+        summaries.append(
+            LabelFractionSummary(
+                method=method,
+                label_fraction=fraction,
+                labels_per_class=per_class,
+                validation_labels=max(
+                    row.validation_labels for row in repeats.values()
+                ),
+                n_repeats=len(accuracies),
+                mean=float(np.mean(accuracies)),
+                std=(
+                    float(np.std(accuracies, ddof=1))
+                    if len(accuracies) > 1
+                    else float("nan")
+                ),
+                pvalue=pvalue,
+            )
+        )
+    summaries.sort(
+        key=lambda row: (
+            row.labels_per_class,
+            row.label_fraction,
+            methods.index(row.method),
+        )
+    )
+    return summaries
+
+
+def plot_label_fractions(
+    summaries: Sequence[LabelFractionSummary],
+    *,
+    compared: Mapping[str, Sequence[LabelFractionSummary]] | None = None,
+    chance: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw accuracy against the number of labels.
+
+    Parameters
+    ----------
+    summaries : list of LabelFractionSummary
+        What `summarize_label_fractions` returns.
+    compared : dict of lists of LabelFractionSummary, default=None
+        Further summaries, such as of the same methods with other views, by a name for
+        the legend. They have dashed lines and open markers.
+    chance : float, default=None
+        Accuracy of guessing, drawn as a horizontal line.
+    ax : matplotlib Axes, default=None
+        Where to draw. None makes a new figure.
+
+    Returns
+    -------
+    matplotlib Axes
+        The axes, with means and standard deviations in percent.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If there is nothing to draw.
+    """
+    if not summaries:
+        raise ValueError("summaries is empty; expected at least one.")
+    if ax is None:
+        _, ax = import_pyplot().subplots(layout="constrained")
+    assert ax is not None
+    groups = {"": summaries, **(compared or {})}
+    lines = list(
+        dict.fromkeys(
+            (group, row.method) for group, rows in groups.items() for row in rows
+        )
+    )
+    for number, (group, method) in enumerate(lines):
+        points = sorted(
+            (row for row in groups[group] if row.method == method),
+            key=lambda row: row.labels_per_class,
+        )
+        color, marker = _style(method, [name for _, name in lines])
+        shift = _DODGE ** (number - (len(lines) - 1) / 2)
+        ax.errorbar(
+            [row.labels_per_class * shift for row in points],
+            [100 * row.mean for row in points],
+            # One repeat has no spread; NaN would leave out the marker as well.
+            yerr=[100 * np.nan_to_num(row.std) for row in points],
+            color=color,
+            marker=marker,
+            markersize=5,
+            markerfacecolor="white" if group else color,
+            linestyle="--" if group else "-",
+            linewidth=1.2,
+            capsize=2,
+            label=f"{method}, {group}" if group else method,
+        )
+    if chance is not None:
+        ax.axhline(
+            100 * chance, color="0.5", linestyle=":", linewidth=1, label="chance"
+        )
+    validation = {
+        row.labels_per_class: row.validation_labels
+        for rows in groups.values()
+        for row in rows
+    }
+    ax.set_xscale("log")
+    ax.set_xticks(
+        sorted(validation),
+        labels=[
+            f"{count}\n(+{validation[count]})" if validation[count] else str(count)
+            for count in sorted(validation)
+        ],
+    )
+    ax.minorticks_off()
+    ax.set_xlabel(
+        "Training labels per class"
+        + ("\n(+ validation labels of all classes)" if any(validation.values()) else "")
+    )
+    ax.set_ylabel("Test accuracy (%)")
+    ax.set_ylim(bottom=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small"
+    )
+    return ax
+
+
+def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    if method in _STYLES:
+        return _STYLES[method]
+    others = [name for name in dict.fromkeys(methods) if name not in _STYLES]
+    return _FURTHER_STYLES[others.index(method) % len(_FURTHER_STYLES)]

@@ -1,0 +1,177 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sksubtomo.model_selection import (
+    LabelFractionRow,
+    paired_t_test,
+    plot_label_fractions,
+    summarize_label_fractions,
+)
+
+
+def make_rows(accuracies, labels_per_class=5, validation_labels=0):
+    return [
+        LabelFractionRow(
+            method,
+            labels_per_class / 20,
+            labels_per_class,
+            validation_labels,
+            repeat,
+            accuracy,
+            1.0,
+        )
+        for method, values in accuracies.items()
+        for repeat, accuracy in enumerate(values)
+    ]
+
+
+def test_paired_t_test_agrees_with_its_definition():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 7), rng.normal(0, 1, 7)
+    difference = a - b
+    t = difference.mean() / (difference.std(ddof=1) / math.sqrt(7))
+    result = paired_t_test(a, b)
+    assert result.statistic == pytest.approx(t)
+    assert result.pvalue == pytest.approx(2 * stats.t.sf(abs(t), df=6))
+
+
+def test_paired_t_test_is_antisymmetric_and_two_tailed():
+    a, b = [0.6, 0.7, 0.5], [0.4, 0.6, 0.2]
+    forward, backward = paired_t_test(a, b), paired_t_test(b, a)
+    assert forward.statistic == -backward.statistic > 0
+    assert forward.pvalue == backward.pvalue
+
+
+def test_paired_t_test_uses_the_pairs():
+    a, b = [0.1, 0.5, 0.9], [0.0, 0.41, 0.79]
+    assert paired_t_test(a, b).pvalue < 0.01
+    assert paired_t_test(a, b[::-1]).pvalue > 0.5
+
+
+def test_paired_t_test_without_spread():
+    assert paired_t_test([0.3, 0.5], [0.3, 0.5]) == (0.0, 1.0)
+    # 0.1 + 0.2 != 0.3: equal differences that differ by rounding.
+    better = paired_t_test([0.3, 0.4, 1.0], [0.1, 0.2, 0.8])
+    assert better.statistic == math.inf
+    assert math.isnan(better.pvalue)
+    assert paired_t_test([0.1, 0.2], [0.2, 0.3]).statistic == -math.inf
+
+
+def test_paired_t_test_of_one_pair_is_undefined():
+    assert all(map(math.isnan, paired_t_test([0.5], [0.1])))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([1.0, 2.0], [1.0], r"shape \(2,\) and b has shape \(1,\)"),
+        ([], [], "at least 1"),
+        ([[1.0]], [[1.0]], "one-dimensional"),
+        ([1.0, np.nan], [1.0, 2.0], "NaN"),
+    ],
+)
+def test_paired_t_test_rejects(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        paired_t_test(a, b)
+
+
+def test_summary_by_hand():
+    rows = [
+        *make_rows({"random": [0.1, 0.3], "moco": [0.5, 0.9]}, 10),
+        *make_rows({"random": [0.2, 0.4, 0.3], "moco": [0.5, 0.6, 0.7]}, 5),
+    ]
+    summaries = summarize_label_fractions(rows)
+    assert [(row.labels_per_class, row.method) for row in summaries] == [
+        (5, "random"),
+        (5, "moco"),
+        (10, "random"),
+        (10, "moco"),
+    ]
+    few = summaries[1]
+    assert few.mean == pytest.approx(0.6)
+    assert few.std == pytest.approx(0.1)  # with n - 1
+    assert few.n_repeats == 3
+    expected = stats.ttest_rel([0.5, 0.6, 0.7], [0.2, 0.4, 0.3]).pvalue
+    assert few.pvalue == pytest.approx(expected)
+    assert math.isnan(summaries[0].pvalue)
+
+
+def test_summary_pairs_by_repeat_whatever_the_order():
+    rows = make_rows({"random": [0.0, 0.41, 0.79], "moco": [0.1, 0.5, 0.9]})
+    forward = summarize_label_fractions(rows)[1].pvalue
+    shuffled = [rows[0], rows[5], rows[2], rows[4], rows[1], rows[3]]
+    assert summarize_label_fractions(shuffled)[1].pvalue == pytest.approx(forward)
+    assert forward < 0.01
+
+
+def test_summary_tests_common_repeats_only():
+    rows = make_rows({"random": [0.1, 0.3], "moco": [0.5, 0.6, 0.9]})
+    moco = summarize_label_fractions(rows)[1]
+    assert moco.n_repeats == 3
+    assert moco.pvalue == pytest.approx(stats.ttest_rel([0.5, 0.6], [0.1, 0.3]).pvalue)
+
+
+def test_summary_of_one_repeat_and_without_baseline():
+    (row,) = summarize_label_fractions(make_rows({"moco": [0.5]}))
+    assert row.mean == 0.5
+    assert math.isnan(row.std)
+    assert math.isnan(row.pvalue)
+
+
+def test_summary_takes_another_baseline():
+    rows = make_rows({"a": [0.1, 0.2, 0.4], "b": [0.5, 0.6, 0.7]})
+    a, b = summarize_label_fractions(rows, baseline="b")
+    assert math.isnan(b.pvalue)
+    assert 0 < a.pvalue < 0.1
+
+
+def test_summary_refuses_a_repeat_twice():
+    rows = make_rows({"moco": [0.5]})
+    with pytest.raises(ValueError, match="repeat 0 of method 'moco'"):
+        summarize_label_fractions(rows * 2)
+
+
+def test_plot_shows_means_labels_and_chance():
+    rows = [
+        *make_rows({"random": [0.2, 0.4], "moco": [0.5, 0.7], "other": [0.1, 0.2]}, 5),
+        *make_rows({"random": [0.4, 0.5], "moco": [0.6, 0.8]}, 20, 12),
+    ]
+    paper = summarize_label_fractions(make_rows({"moco": [0.3]}, 5))
+    ax = plot_label_fractions(
+        summarize_label_fractions(rows), compared={"paper": paper}, chance=0.1
+    )
+    _, names = ax.get_legend_handles_labels()
+    assert names == ["chance", "random", "moco", "other", "moco, paper"]
+    lines = {bar.get_label(): bar.lines[0] for bar in ax.containers}
+    np.testing.assert_allclose(lines["moco"].get_ydata(), [60, 70])
+    np.testing.assert_allclose(lines["moco, paper"].get_ydata(), [30])
+    assert lines["moco"].get_color() == lines["moco, paper"].get_color()
+    assert lines["moco"].get_color() != lines["random"].get_color()
+    assert ax.get_xscale() == "log"
+    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert ticks == ["5", "20\n(+12)"]
+    assert "%" in ax.get_ylabel()
+
+
+def test_plot_draws_on_given_axes():
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    summary = summarize_label_fractions(make_rows({"moco": [0.5]}))
+    assert plot_label_fractions(summary, ax=ax) is ax
+
+
+def test_plot_of_nothing():
+    with pytest.raises(ValueError, match="empty"):
+        plot_label_fractions([])
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    import matplotlib.pyplot as plt
+
+    yield
+    plt.close("all")
