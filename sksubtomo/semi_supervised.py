@@ -21,7 +21,9 @@ from sksubtomo._training.runtime import draw_seed, spawn_seeds
 
 def _estimator_has(name):
     def check(self):
-        getattr(self.estimator_ if hasattr(self, "estimator_") else self.estimator, name)
+        getattr(
+            self.estimator_ if hasattr(self, "estimator_") else self.estimator, name
+        )
         return True
 
     return check
@@ -239,12 +241,12 @@ class LabelFractionClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator
         return self.estimator_.decision_function(X)
 
     @property
-    def n_features_in_(self):
+    def n_features_in_(self):  # numpydoc ignore=RT01
         """Number of features seen in ``fit``."""
         return self.estimator_.n_features_in_
 
     @property
-    def feature_names_in_(self):
+    def feature_names_in_(self):  # numpydoc ignore=RT01,SS05
         """Names of the features seen in ``fit``."""
         return self.estimator_.feature_names_in_
 

@@ -823,10 +823,10 @@ class PreparedStudy:
         (row,) = everything
         # Two standard errors of guessing.
         spread = 2 * np.sqrt(chance * (1 - chance) / len(self.parts.y_test))
-        if row.mean <= chance + spread:
-            verdict = "no better than chance: this study is too hard to compare methods"
-        elif row.mean >= 0.99:
+        if row.mean >= 0.99:
             verdict = "all but perfect: this study is too easy to compare methods"
+        elif row.mean <= chance + spread:
+            verdict = "no better than chance: this study is too hard to compare methods"
         else:
             verdict = "neither chance nor perfect"
         return (

@@ -8,8 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import torch
 
 # Two torch threads on two busy cores make the suite many times slower than one.
 torch.set_num_threads(1)

@@ -93,7 +93,8 @@ def test_learns(data, encoder):
 
 
 @pytest.mark.parametrize(
-    "names", [np.array(["b", "c", "a"]), np.array([-1, 7, 2]), np.array([2.0, 1.0, 3.0])]
+    "names",
+    [np.array(["b", "c", "a"]), np.array([-1, 7, 2]), np.array([2.0, 1.0, 3.0])],
 )
 def test_labels_of_any_kind(data, names):
     X, y = data
@@ -128,7 +129,10 @@ def test_nested_pretrainer_sees_all_rows_fine_tuning_the_labelled(data):
         ContrastivePretrainer(
             max_epochs=1, normalize=None, callbacks=[pretraining], random_state=0
         ),
-        unlabeled=-5, max_epochs=1, callbacks=[fine_tuning], random_state=0,
+        unlabeled=-5,
+        max_epochs=1,
+        callbacks=[fine_tuning],
+        random_state=0,
     ).fit(X, y)
     np.testing.assert_array_equal(classifier.classes_, [0, 1, 2])
     seen = np.concatenate(pretraining.rows)[:, 0]
@@ -167,9 +171,7 @@ def test_freeze_encoder_trains_the_head_only(data, pretrainer):
     classifier = RB3DClassifier(
         FrozenEstimator(pretrainer), freeze_encoder=True, max_epochs=3, random_state=0
     ).fit(X, y)
-    _assert_same_state(
-        _state(classifier.network_.encoder), _state(pretrainer.encoder_)
-    )
+    _assert_same_state(_state(classifier.network_.encoder), _state(pretrainer.encoder_))
     assert classifier.network_.head.weight.abs().max() > 0.01
     assert all(p.requires_grad for p in pretrainer.encoder_.parameters())
 
@@ -193,10 +195,13 @@ def test_memory_pretrains_once_a_fold(data, tmp_path, n_jobs, own_seed):
     log.touch()
     classifier = RB3DClassifier(
         ContrastivePretrainer(
-            max_epochs=1, callbacks=[CountFits(log)],
+            max_epochs=1,
+            callbacks=[CountFits(log)],
             random_state=3 if own_seed else None,
         ),
-        memory=str(tmp_path / "cache"), max_epochs=1, random_state=0,
+        memory=str(tmp_path / "cache"),
+        max_epochs=1,
+        random_state=0,
     )
     grid = {"lr": [1e-3, 1e-2], "freeze_encoder": [False, True]}
     if n_jobs == 2:
@@ -269,13 +274,17 @@ def test_validation_fraction_holds_rows_of_every_class_out(data):
     X, y = data
     spy = Spy()
     classifier = RB3DClassifier(
-        validation_fraction=0.25, normalize=None, max_epochs=1, callbacks=[spy],
+        validation_fraction=0.25,
+        normalize=None,
+        max_epochs=1,
+        callbacks=[spy],
         random_state=0,
     ).fit(X, y)
     seen = np.concatenate(spy.rows)[:, 0]
     assert len(seen) == 18
     trained = [
-        label for volume, label in zip(X, y, strict=True)
+        label
+        for volume, label in zip(X, y, strict=True)
         if any(np.array_equal(volume, other) for other in seen)
     ]
     np.testing.assert_array_equal(np.bincount(trained), [6, 6, 6])
@@ -323,13 +332,17 @@ def test_augmentation_is_for_training_only(data):
     ).fit(X, y)
     plain = clone(classifier).set_params(augmentation=None).fit(X, y)
     assert not np.array_equal(classifier.predict_proba(X), plain.predict_proba(X))
-    np.testing.assert_array_equal(classifier.predict_proba(X), classifier.predict_proba(X))
+    np.testing.assert_array_equal(
+        classifier.predict_proba(X), classifier.predict_proba(X)
+    )
 
 
 def test_one_seed_one_result(data):
     X, y = data
     classifier = RB3DClassifier(
-        ContrastivePretrainer(max_epochs=1), max_epochs=2, random_state=0,
+        ContrastivePretrainer(max_epochs=1),
+        max_epochs=2,
+        random_state=0,
         validation_fraction=0.25,
     )
     one, two = clone(classifier).fit(X, y), clone(classifier).fit(X, y)
@@ -390,9 +403,7 @@ def test_inside_other_estimators(data, flat):
             BaggingClassifier(base, n_estimators=2, max_features=0.5, random_state=0),
         ]
     else:
-        models.append(
-            StackingClassifier([("a", base), ("b", clone(base))], cv=2)
-        )
+        models.append(StackingClassifier([("a", base), ("b", clone(base))], cv=2))
     for model in models:
         assert model.fit(X, y).predict(X).shape == y.shape
 
@@ -402,8 +413,6 @@ def test_frozen_classifier_in_calibration(data):
     classifier = RB3DClassifier(max_epochs=2, random_state=0).fit(X, y)
     calibrated = CalibratedClassifierCV(FrozenEstimator(classifier)).fit(X, y)
     assert calibrated.predict_proba(X).shape == (len(X), 3)
-
-
 
 
 class Flatten(RB3D.__mro__[1]):
@@ -438,9 +447,7 @@ def test_families(data, pretrainer):
         SubtomogramClassifier(foreign, encoder="rb3d").fit(X, y)
     normalised = ContrastivePretrainer(encoder=RB3D(norm="group"), max_epochs=1)
     classifier = RB3DClassifier(normalised, max_epochs=1).fit(X, y)
-    assert any(
-        isinstance(m, torch.nn.GroupNorm) for m in classifier.network_.modules()
-    )
+    assert any(isinstance(m, torch.nn.GroupNorm) for m in classifier.network_.modules())
 
 
 def test_pretrainer_errors(data, pretrainer):

@@ -146,8 +146,8 @@ def test_plot_shows_means_labels_and_chance():
     _, names = ax.get_legend_handles_labels()
     assert names == ["chance", "random", "moco", "other", "moco, paper"]
     lines = {bar.get_label(): bar.lines[0] for bar in ax.containers}
-    np.testing.assert_allclose(lines["moco"].get_ydata(), [60, 70])
-    np.testing.assert_allclose(lines["moco, paper"].get_ydata(), [30])
+    np.testing.assert_allclose(lines["moco"].get_ydata(orig=False), [60, 70])
+    np.testing.assert_allclose(lines["moco, paper"].get_ydata(orig=False), [30])
     assert lines["moco"].get_color() == lines["moco, paper"].get_color()
     assert lines["moco"].get_color() != lines["random"].get_color()
     assert ax.get_xscale() == "log"

@@ -60,8 +60,12 @@ def test_every_method_trains(X, method, augmentation):
 
 def test_learns_to_tell_volumes_apart(X):
     pretrainer = ContrastivePretrainer(
-        SimCLR(), augmentation=CropAffine(p_crop=0, max_rotation=10), lr=1e-3,
-        max_epochs=15, batch_size=12, random_state=0,
+        SimCLR(),
+        augmentation=CropAffine(p_crop=0, max_rotation=10),
+        lr=1e-3,
+        max_epochs=15,
+        batch_size=12,
+        random_state=0,
     ).fit(X)
     losses = [epoch["train_loss"] for epoch in pretrainer.history_]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -187,7 +191,9 @@ def test_divergence_is_reported(X):
 
 
 def test_diffuse_prototypes_are_reported(X):
-    pretrainer = ContrastivePretrainer(SwAV(temperature=100.0), max_epochs=1, random_state=0)
+    pretrainer = ContrastivePretrainer(
+        SwAV(temperature=100.0), max_epochs=1, random_state=0
+    )
     with pytest.warns(ConvergenceWarning, match="prototypes"):
         pretrainer.fit(X)
 
@@ -230,14 +236,13 @@ def test_changed_parameters_do_not_break_a_fitted_one(X, fitted):
 
 def test_hash_is_the_same_in_every_process(X, fitted, tmp_path):
     joblib.dump(fitted, tmp_path / "pretrainer.joblib")
-    code = (
-        "import joblib, sys;"
-        "print(joblib.hash(joblib.load(sys.argv[1])))"
-    )
+    code = "import joblib, sys;print(joblib.hash(joblib.load(sys.argv[1])))"
     hashes = {
         subprocess.run(
             [sys.executable, "-c", code, tmp_path / "pretrainer.joblib"],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         for _ in range(2)
     }
@@ -261,9 +266,7 @@ def test_in_a_grid_search_with_nested_parameters(X):
         searches[0].cv_results_["mean_test_score"],
         searches[1].cv_results_["mean_test_score"],
     )
-    _assert_same_weights(
-        searches[0].best_estimator_[0], searches[1].best_estimator_[0]
-    )
+    _assert_same_weights(searches[0].best_estimator_[0], searches[1].best_estimator_[0])
 
 
 def test_set_output(X, fitted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -185,8 +186,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(self.dataset)
         rows = np.arange(n) if self.generator is None else self.generator.permutation(n)
-        starts = self._starts()
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(self._starts()):
             volumes, labels = self.dataset.take(rows[start:stop])
             volumes = volumes.to(self.device, non_blocking=True)
             yield self.normalizer(volumes), labels.to(self.device, non_blocking=True)

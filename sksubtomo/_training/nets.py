@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,8 @@ class VolumeNet(NeuralNet):
         """
         self.initialize()
         self.notify("on_train_begin", X=dataset, y=None)
-        try:
+        with suppress(_StopTraining):
             self.fit_loop(dataset)
-        except _StopTraining:
-            pass
         self.notify("on_train_end", X=dataset, y=None)
         return [
             {
@@ -440,9 +439,7 @@ class _Progress(Callback):
         self.bar_.close()
 
 
-def _present(
-    epoch: dict[str, Any], keys: Sequence[str]
-) -> Iterator[tuple[str, str]]:
+def _present(epoch: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     for key in keys:
         if key in epoch:
             yield key, f"{epoch[key]:.3f}"

@@ -27,7 +27,7 @@ class PortableNetworkMixin:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[arg-type]
+        state: dict[str, Any] = super().__getstate__().copy()  # type: ignore[attr-defined]
         if self._network_attribute in state:
             state[self._network_attribute] = to_arrays(state[self._network_attribute])
         return state

@@ -138,7 +138,7 @@ def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
         index = device.index
         cuda_devices.append(torch.cuda.current_device() if index is None else index)
     with torch.random.fork_rng(devices=cuda_devices):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for index in cuda_devices:
             torch.cuda.default_generators[index].manual_seed(seed)
         yield

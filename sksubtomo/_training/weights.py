@@ -28,7 +28,8 @@ def lay_out(module: nn.Module, device: torch.device) -> nn.Module:
     module.to(device)
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
-            part.to(memory_format=torch.channels_last_3d)
+            weight = part.weight
+            weight.data = weight.data.to(memory_format=torch.channels_last_3d)
     return module
 
 

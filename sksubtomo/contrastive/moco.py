@@ -195,6 +195,16 @@ class MoCoModule(ContrastiveModule):
         In training mode and with gradients enabled the key encoder moves before the
         keys are computed, and the keys enter the queue after the loss; otherwise
         nothing changes.
+
+        Parameters
+        ----------
+        view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
+            Two views of the same volumes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
         """
         learns = self.training and torch.is_grad_enabled()
         query = F.normalize(self.head(self.encoder(view_1)), dim=1)

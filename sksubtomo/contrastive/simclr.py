@@ -150,7 +150,18 @@ class SimCLRModule(ContrastiveModule):
         self.temperature = temperature
 
     def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
-        """Return `nt_xent_loss` of the two views' projections."""
+        """Return `nt_xent_loss` of the two views' projections.
+
+        Parameters
+        ----------
+        view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
+            Two views of the same volumes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+        """
         z_1 = self.head(self.encoder(view_1))
         z_2 = self.head(self.encoder(view_2))
         return nt_xent_loss(z_1, z_2, self.temperature)

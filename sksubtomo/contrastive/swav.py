@@ -255,7 +255,18 @@ class SwAVModule(ContrastiveModule):
         self._frozen = epoch < self.frozen_epochs
 
     def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
-        """Return `swapped_prediction_loss` of the two views."""
+        """Return `swapped_prediction_loss` of the two views.
+
+        Parameters
+        ----------
+        view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
+            Two views of the same volumes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+        """
         with torch.no_grad():
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         # Detached, a frozen prototype has no gradient at all, so that the

@@ -22,7 +22,7 @@ _SPACING = 4.0
 
 
 @dataclass(frozen=True)
-class Lobe:
+class Lobe:  # numpydoc ignore=PR02
     """An ellipsoid of protein density in the asymmetric unit of a phantom.
 
     Parameters
@@ -43,7 +43,7 @@ class Lobe:
 
 
 @dataclass(frozen=True)
-class Phantom:
+class Phantom:  # numpydoc ignore=PR02
     """The quaternary facts of a complex, and the lobes that stand for a protomer.
 
     Parameters

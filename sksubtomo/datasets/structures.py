@@ -27,7 +27,7 @@ _MAP_SPACING = 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Structure:
+class Structure:  # numpydoc ignore=PR02
     """A structure as a cloud of point masses around its centre of mass.
 
     Parameters
@@ -99,12 +99,12 @@ class Structure:
         object.__setattr__(self, "masses", masses)
 
     @property
-    def radius(self) -> float:
+    def radius(self) -> float:  # numpydoc ignore=RT01,SS05
         """Radius of the bounding sphere around the centre of mass, in angstroms."""
         return float(np.sqrt(np.max(np.sum(self.coordinates**2, axis=1))))
 
     @property
-    def mass(self) -> float:
+    def mass(self) -> float:  # numpydoc ignore=RT01
         """Total mass, in daltons."""
         return float(self.masses.sum())
 

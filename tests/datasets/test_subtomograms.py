@@ -104,10 +104,10 @@ class TestRandomState:
         assert len({run.tobytes() for run in runs}) == 4
 
     def test_global_generator_is_left_alone(self):
-        before = np.random.get_state()  # noqa: NPY002
+        before = np.random.get_state()
         for seed in (None, 0, np.random.RandomState(0), np.random.default_rng(0)):
             make_subtomograms(1, structures=PAIR, size=8, random_state=seed)
-        after = np.random.get_state()  # noqa: NPY002
+        after = np.random.get_state()
         assert before[0] == after[0]
         np.testing.assert_array_equal(before[1], after[1])
         assert before[2:] == after[2:]
@@ -115,7 +115,7 @@ class TestRandomState:
     def test_global_seed_has_no_influence(self):
         runs = []
         for _ in range(2):
-            np.random.seed(0)  # noqa: NPY002
+            np.random.seed(0)
             runs.append(make_subtomograms(1, structures=PAIR, size=8).data)
         assert not np.array_equal(*runs)
 
