@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-import sksubtomo.study
 from sksubtomo import ContrastivePretrainer, SubtomogramClassifier
 from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.contrastive import MoCo
@@ -16,12 +15,14 @@ from sksubtomo.model_selection import LabelFractionSummary
 from sksubtomo.networks import RB3D
 from sksubtomo.study import (
     StudySettings,
-    plan_label_settings,
+    _folder,
+    _report,
+    _work,
     prepare_study,
-    read_labels,
     run_study,
-    split_by_class,
 )
+from sksubtomo.study._data import read_labels, split_by_class
+from sksubtomo.study._plan import plan_label_settings
 
 # Few epochs of SwAV say that they were few.
 pytestmark = pytest.mark.filterwarnings("ignore:pretraining swav")
@@ -169,10 +170,10 @@ def test_difficulty_is_told(tmp_path):
     ]:
         row = LabelFractionSummary("random", 1.0, 30, 0, 5, mean, 0.0, float("nan"))
         few = LabelFractionSummary("random", 0.1, 3, 0, 5, 0.6, 0.0, float("nan"))
-        text = study._difficulty([few, row], 0.5)
+        text = _report._difficulty(study.parts, [few, row], 0.5)
         assert verdict in text
         assert f"{100 * mean:.1f} % (chance 50.0 %)" in text
-    assert "was not run" in study._difficulty([few], 0.5)
+    assert "was not run" in _report._difficulty(study.parts, [few], 0.5)
 
 
 # --- what goes in -----------------------------------------------------------------
@@ -279,6 +280,12 @@ def test_results_do_not_depend_on_the_number_of_processes(finished, tmp_path):
         )
 
 
+def test_workers_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = prepare_study(tiny(), "relative")
+    assert all(task.path.is_absolute() for task in study._pretrainings())
+
+
 def test_seed_changes_the_study(tmp_path):
     one, other = (
         prepare_study(tiny(seed=seed), tmp_path / str(seed)) for seed in (0, 1)
@@ -314,7 +321,7 @@ def test_missing_cells_only_are_computed_again(finished, copy, monkeypatch):
 
 
 def test_interrupted_study_continues(finished, tmp_path, monkeypatch):
-    fine_tune = sksubtomo.study._fine_tune
+    fine_tune = _work._fine_tune
     calls = []
 
     def interrupted(cell, parts):
@@ -323,7 +330,7 @@ def test_interrupted_study_continues(finished, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return fine_tune(cell, parts)
 
-    monkeypatch.setattr(sksubtomo.study, "_fine_tune", interrupted)
+    monkeypatch.setattr(_work, "_fine_tune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(tiny(repeats=2), tmp_path / "s", n_jobs=1)
     path = tmp_path / "s" / "label_fractions.csv"
@@ -370,7 +377,7 @@ def test_other_settings_are_refused(copy):
 
 
 def test_another_version_is_refused(copy, monkeypatch):
-    monkeypatch.setattr(sksubtomo.study, "__version__", "99")
+    monkeypatch.setattr(_folder, "__version__", "99")
     with pytest.raises(ValueError, match=r"sksubtomo \(.* there, '99' now\)"):
         run_study(tiny(repeats=2), copy)
 
@@ -418,6 +425,17 @@ def test_table_without_settings_is_refused(copy):
         prepare_study(tiny(repeats=2), copy)
 
 
+@pytest.mark.parametrize("name", ["label_fractions_crop_affine.csv", "cache"])
+def test_leftovers_without_settings_are_refused(copy, name):
+    for path in copy.iterdir():
+        if path.is_file() and path.name != name:
+            path.unlink()
+    if name != "cache":
+        shutil.rmtree(copy / "cache")
+    with pytest.raises(ValueError, match=rf"{name} exists, but"):
+        prepare_study(tiny(repeats=2), copy)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_broken_settings_are_refused(copy, text):
     (copy / "settings.json").write_text(text)
@@ -440,7 +458,7 @@ def test_failed_write_keeps_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        sksubtomo.study._write_atomically(path, write)
+        _folder.write_atomically(path, write)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -633,7 +651,7 @@ def test_label_settings_count_what_is_used():
 
 def test_settings_of_the_same_labels_are_one():
     y = np.repeat(["a", "b"], 20)
-    (few, everything) = plan_label_settings(y, [0.25, 1.0], [5, 20, 30])
+    (few, everything) = plan_label_settings(y, [0.25, 0.99, 1.0], [5, 20, 30])
     assert (few.label_fraction, few.per_class, few.few) == (0.25, None, True)
     assert (everything.label_fraction, everything.per_class) == (1.0, None)
 

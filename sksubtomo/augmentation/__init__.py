@@ -6,8 +6,8 @@ generator of its own, which maps a batch of volumes to one view of each.
 
 from collections.abc import Mapping
 
-from .crop_affine import CropAffine
-from .rotate_shift_noise import RotateShiftNoise
+from sksubtomo.augmentation.crop_affine import CropAffine
+from sksubtomo.augmentation.rotate_shift_noise import RotateShiftNoise
 
 AUGMENTATIONS: Mapping[str, type] = {
     "crop_affine": CropAffine,

@@ -10,8 +10,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from ._base import ViewSampler
-from .functional import crop_matrices, in_plane_matrices, resample
+from sksubtomo.augmentation._base import ViewSampler
+from sksubtomo.augmentation.functional import crop_matrices, in_plane_matrices, resample
 
 
 class CropAffine(BaseEstimator):

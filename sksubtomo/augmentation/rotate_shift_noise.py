@@ -10,8 +10,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from ._base import ViewSampler
-from .functional import add_noise, resample, rigid_matrices, rotation_matrices
+from sksubtomo.augmentation._base import ViewSampler
+from sksubtomo.augmentation.functional import (
+    add_noise,
+    resample,
+    rigid_matrices,
+    rotation_matrices,
+)
 
 
 class RotateShiftNoise(BaseEstimator):

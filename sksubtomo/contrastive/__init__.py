@@ -6,10 +6,10 @@ A method is a cheap parameter object; its ``build(encoder)`` makes the
 
 from collections.abc import Mapping
 
-from ._base import ContrastiveModule
-from .moco import MoCo, info_nce_loss
-from .simclr import SimCLR, nt_xent_loss
-from .swav import SwAV, sinkhorn, swapped_prediction_loss
+from sksubtomo.contrastive._base import ContrastiveModule
+from sksubtomo.contrastive.moco import MoCo, info_nce_loss
+from sksubtomo.contrastive.simclr import SimCLR, nt_xent_loss
+from sksubtomo.contrastive.swav import SwAV, sinkhorn, swapped_prediction_loss
 
 METHODS: Mapping[str, type] = {"simclr": SimCLR, "moco": MoCo, "swav": SwAV}
 

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import ContrastiveModule, projection_head
+from sksubtomo.contrastive._base import ContrastiveModule, projection_head
 
 
 def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:

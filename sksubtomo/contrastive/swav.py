@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import ContrastiveModule, projection_head
+from sksubtomo.contrastive._base import ContrastiveModule, projection_head
 
 
 def sinkhorn(scores: Tensor, epsilon: float, n_iterations: int) -> Tensor:

@@ -1,0 +1,170 @@
+"""What a study is told to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from sksubtomo._parameters import resolve
+from sksubtomo.augmentation import AUGMENTATIONS
+from sksubtomo.contrastive import METHODS, MoCo, SimCLR, SwAV
+from sksubtomo.networks import ENCODERS, RB3D
+
+BASELINE = "random"
+"""The method that starts from random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What a study does; all defaults of ``python -m sksubtomo study``.
+
+    Attributes
+    ----------
+    data : str, Path or None, default=None
+        MRC stack of the user's volumes. None means that volumes are simulated.
+    labels : str, Path or None, default=None
+        CSV file with a column ``label`` in the order of the stack.
+    structures : str, Path, sequence or None, default=None
+        The classes to simulate, as for `make_subtomograms`; None means all phantoms.
+    size : int, default=16
+        Side of the simulated volumes in voxels.
+    voxel_size : float, default=None
+        In angstroms; None means the smallest that fits.
+    resolution : float, default=None
+        In angstroms; None means two voxels.
+    snr : float, default=1.0
+        Signal-to-noise variance ratio.
+    n_neighbors : int, default=2
+        Complexes around the target.
+    max_shift : float, default=0.1
+        Largest shift off the centre, as a fraction of the side.
+    n_per_class : int, default=100
+        Simulated volumes of each class, of which 60 % are for training.
+    fractions : tuple of float, default=(0.25, 1.0)
+        Parts of the training labels to fine-tune on.
+    labels_per_class : tuple of int, default=(5,)
+        Numbers of labels of each class to fine-tune on.
+    repeats : int, default=5
+        Number of label subsets and seeds of fine-tuning.
+    methods : dict of str to method, default SimCLR, SwAV and MoCo
+        The contrastive methods, by the name that the tables have.
+    encoder : str or object, default=RB3D(norm="group")
+        The network of every row.
+    views : str or object, default="rotate_shift_noise"
+        The augmentation of pretraining.
+    paper_views : str, object or None, default="crop_affine"
+        The augmentation shown beside it, at few labels only; None leaves it out.
+    epochs : int, default=30
+        Of pretraining.
+    batch_size : int, default=64
+        Of pretraining.
+    lr : float, default=1e-3
+        Learning rate of pretraining.
+    weight_decay : float, default=1e-4
+        Of pretraining.
+    fine_tune_epochs : int, default=None
+        Of fine-tuning; None means the classifier's default. Everything else of
+        fine-tuning is the classifier's default.
+    device : str, default="cpu"
+        Where to compute. On small volumes an accelerator gains little, and the CPU
+        gives the same numbers on most machines.
+    seed : int, default=0
+        Determines data, split, weights, views and label subsets.
+    """
+
+    data: str | Path | None = None
+    labels: str | Path | None = None
+    structures: str | Path | Sequence[Any] | None = None
+    size: int = 16
+    voxel_size: float | None = None
+    resolution: float | None = None
+    snr: float = 1.0
+    n_neighbors: int = 2
+    max_shift: float = 0.1
+    n_per_class: int = 100
+    fractions: Sequence[float] = (0.25, 1.0)
+    labels_per_class: Sequence[int] = (5,)
+    repeats: int = 5
+    methods: Mapping[str, Any] = field(
+        default_factory=lambda: {"simclr": SimCLR(), "swav": SwAV(), "moco": MoCo()}
+    )
+    encoder: Any = field(default_factory=lambda: RB3D(norm="group"))
+    views: Any = "rotate_shift_noise"
+    paper_views: Any = "crop_affine"
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    fine_tune_epochs: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        minima = {"repeats": 1, "epochs": 1, "batch_size": 1, "seed": 0}
+        if self.fine_tune_epochs is not None:
+            minima["fine_tune_epochs"] = 1
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < minimum:
+                raise ValueError(
+                    f"{name}={value!r}; expected an integer of at least {minimum}."
+                )
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ValueError(
+                    f"fractions holds {fraction!r}; expected numbers above 0 and up to "
+                    "1."
+                )
+        for count in self.labels_per_class:
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(
+                    f"labels_per_class holds {count!r}; expected integers of at least "
+                    "1."
+                )
+        if not (self.fractions or self.labels_per_class):
+            raise ValueError(
+                "fractions and labels_per_class are both empty; expected at least one "
+                "number of labels."
+            )
+        if not self.methods or BASELINE in self.methods:
+            raise ValueError(
+                f"methods has the names {sorted(self.methods)}; expected at least one, "
+                f"and none that is called {BASELINE!r}."
+            )
+        for given, missing in (("data", "labels"), ("labels", "data")):
+            if getattr(self, given) is not None and getattr(self, missing) is None:
+                raise ValueError(
+                    f"{given} was given without {missing}; expected both, a stack of "
+                    "volumes and a CSV file with their labels, or neither."
+                )
+        if self.data is not None and self.structures is not None:
+            raise ValueError(
+                "data and structures were both given; expected volumes of your own or "
+                "structures to simulate."
+            )
+        for name, method in self.methods.items():
+            resolve(method, METHODS, f"methods[{name!r}]")
+        resolve(self.encoder, ENCODERS, "encoder")
+        resolve(self.views, AUGMENTATIONS, "views")
+        if self.paper_views is not None:
+            resolve(self.paper_views, AUGMENTATIONS, "paper_views")
+            if len(self.named_views) == 1:
+                raise ValueError(
+                    f"views and paper_views are both {next(iter(self.named_views))}; "
+                    "expected different ones, or paper_views=None."
+                )
+
+    @property
+    def named_views(self) -> dict[str, Any]:  # numpydoc ignore=RT01
+        """The augmentations by the name that the table has, the main one first."""
+        names = {augmentation: name for name, augmentation in AUGMENTATIONS.items()}
+        named = {}
+        for views in (self.views, self.paper_views):
+            if isinstance(views, str):
+                named[views] = views
+            elif views is not None:
+                named[names.get(type(views), type(views).__name__)] = views
+        return named
