@@ -2,6 +2,7 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -14,9 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from sksubtomo._parameters import resolve
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.fitting import TrainingOptions, pretrain
-from sksubtomo._training.inference import apply_in_batches
+from sksubtomo._training.inference import apply_in_batches, feature_scale
 from sksubtomo._training.portable import PortableNetworkMixin
-from sksubtomo._training.runtime import draw_seed, inference_device
+from sksubtomo._training.runtime import (
+    draw_seed,
+    inference_device,
+    resolve_device,
+)
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
 from sksubtomo.contrastive import METHODS
@@ -84,6 +89,9 @@ class ContrastivePretrainer(
     ----------
     encoder_ : torch.nn.Module
         The trained encoder, without its projection head.
+    embedding_scale_ : float
+        Spread of the encoder's features over the training volumes, by which
+        ``transform`` divides them.
     history_ : list of dict
         For each epoch its number, its mean ``train_loss``, and what callbacks
         recorded.
@@ -216,6 +224,9 @@ class ContrastivePretrainer(
             ),
         )
         self.n_iter_ = len(self.history_)
+        self.embedding_scale_ = feature_scale(
+            self.encoder_, volumes, self.normalizer_, resolve_device(self.device)
+        )
         return self
 
     def transform(self, X):
@@ -229,7 +240,8 @@ class ContrastivePretrainer(
         Returns
         -------
         ndarray of shape (n, n_embedding), float32
-            Embeddings. That of a volume does not depend on what else is in X.
+            Embeddings: features of the encoder, of unit spread over the training
+            volumes. That of a volume does not depend on what else is in X.
 
         Raises
         ------
@@ -238,9 +250,10 @@ class ContrastivePretrainer(
         """
         check_is_fitted(self)
         volumes = check_predict_volumes(self, X)
-        return apply_in_batches(
+        features = apply_in_batches(
             self.encoder_, volumes, self.normalizer_, inference_device(self.device)
         )
+        return features / np.float32(self.embedding_scale_)
 
     def _build_network(self):
         return self._fitted_encoder.build(self.volume_shape_)

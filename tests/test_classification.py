@@ -489,3 +489,25 @@ def test_unlabelled_strings(data):
 def test_docstring_has_the_parameters_of_the_base():
     for name in SubtomogramClassifier().get_params():
         assert f"\n    {name} : " in RB3DClassifier.__doc__
+
+
+def test_the_scale_of_pretrained_features_does_not_matter(data, pretrainer):
+    X, y = data
+    louder = pickle.loads(pickle.dumps(pretrainer))
+    last = louder.encoder_.blocks[-1]
+    for conv in (last.right[0], last.left[-2]):
+        conv.weight.data *= 1000
+        conv.bias.data *= 1000
+    classifier = RB3DClassifier(
+        FrozenEstimator(pretrainer), freeze_encoder=True, max_epochs=3, random_state=0
+    ).fit(X, y)
+    other = clone(classifier).set_params(pretrainer=FrozenEstimator(louder)).fit(X, y)
+    ratio = other.network_.feature_scale / classifier.network_.feature_scale
+    assert ratio.item() == pytest.approx(1000, rel=1e-4)
+    np.testing.assert_allclose(
+        other.predict_proba(X), classifier.predict_proba(X), atol=1e-4
+    )
+    unscaled = clone(classifier).set_params(scale_features=False).fit(X, y)
+    assert unscaled.network_.feature_scale == 1
+    features = pretrainer.transform(X)
+    assert np.sqrt(features.var(axis=0).mean()) == pytest.approx(1, rel=1e-4)

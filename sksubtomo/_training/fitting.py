@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sksubtomo._training.batches import Normalizer, VolumeDataset
+from sksubtomo._training.inference import feature_scale
 from sksubtomo._training.nets import ContrastiveNet, History, KeepBest, SupervisedNet
 from sksubtomo._training.runtime import resolve_device, seeded_torch, spawn_seeds
 from sksubtomo._training.weights import lay_out
@@ -159,6 +160,7 @@ def fine_tune(
     encoder: Any,
     pretrained: nn.Module | None,
     freeze_encoder: bool,
+    scale_features: bool,
     augmentation: Any,
     class_weights: npt.NDArray[np.float64] | None,
     validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None,
@@ -181,6 +183,8 @@ def fine_tune(
         A trained encoder to start from. It is copied, never changed.
     freeze_encoder : bool
         Whether only the head is trained.
+    scale_features : bool
+        Whether the head sees features of unit spread.
     augmentation : parameter object or None
         Applied to the training batches.
     class_weights : ndarray of shape (n_classes,) or None
@@ -214,6 +218,9 @@ def fine_tune(
         network.freeze_encoder = freeze_encoder
         network.encoder.requires_grad_(not freeze_encoder)
         lay_out(network, device)
+        if scale_features:
+            scale = feature_scale(network.encoder, volumes, normalizer, device)
+            network.feature_scale.fill_(scale)
         net = SupervisedNet(
             network,
             criterion=WeightedCrossEntropy,
@@ -238,12 +245,20 @@ class ClassifierNetwork(nn.Module):
         Maps volumes to `n_features` features.
     n_classes : int
         Number of classes.
+
+    Attributes
+    ----------
+    feature_scale : Tensor of shape ()
+        What features are divided by on the way to the head; 1 unless set.
     """
+
+    feature_scale: Tensor
 
     def __init__(self, encoder: nn.Module, n_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(_n_features(encoder), n_classes)
+        self.register_buffer("feature_scale", torch.ones(()))
         self.freeze_encoder = False
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -310,7 +325,7 @@ class ClassifierNetwork(nn.Module):
         Tensor of shape (n, n_classes)
             Logits.
         """
-        logits: Tensor = self.head(self.encoder(volumes))
+        logits: Tensor = self.head(self.encoder(volumes) / self.feature_scale)
         return logits
 
 

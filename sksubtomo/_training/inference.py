@@ -15,6 +15,9 @@ from sksubtomo._training.batches import Normalizer, VolumeDataset
 _CPU_BATCH = 16
 _ACCELERATOR_BATCH = 256
 
+# Enough volumes to know the scale of the features to a per cent or so.
+_SCALE_VOLUMES = 1024
+
 
 def apply_in_batches(
     module: nn.Module,
@@ -55,3 +58,41 @@ def apply_in_batches(
                 batch = padded
             outputs.append(module(batch)[: len(rows)].float().cpu().numpy())
     return np.concatenate(outputs)
+
+
+def feature_scale(
+    encoder: nn.Module,
+    volumes: npt.NDArray[np.float32],
+    normalizer: Normalizer,
+    device: torch.device,
+) -> float:
+    """Return the spread of an encoder's features over volumes.
+
+    Contrastive losses compare directions only, so pretraining leaves the scale of
+    the features to chance: it differs by orders of magnitude between methods and
+    learning rates, while a classifier's learning rate or penalty suits one scale.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Maps (n, 1, depth, height, width) to (n, n_features).
+    volumes : ndarray of shape (n, depth, height, width)
+        Training volumes; of many, an evenly spaced part is looked at.
+    normalizer : Normalizer
+        The encoder's.
+    device : torch.device
+        Where to compute.
+
+    Returns
+    -------
+    float
+        The root mean square, over the features, of each one's standard deviation;
+        1 if the features are constant.
+    """
+    step = -(-len(volumes) // _SCALE_VOLUMES)
+    features = apply_in_batches(encoder, volumes[::step], normalizer, device)
+    features = features.astype(np.float64)
+    variance = float(features.var(axis=0).mean())
+    # Below what float32 resolves, the spread is rounding.
+    floor = np.finfo(np.float32).eps * float(np.square(features).mean())
+    return variance**0.5 if variance > floor else 1.0
