@@ -54,10 +54,11 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         encoder of another family is an error.
     freeze_encoder : bool, default=False
         Whether to train the linear head only (the linear probe).
-    scale_features : bool, default=True
-        Whether to divide the encoder's features, on the way to the head, by their
-        spread over the training volumes before fine-tuning. Contrastive pretraining
-        leaves their scale to chance, and the learning rate suits one scale only.
+    standardize_features : bool, default=True
+        Whether the head sees the encoder's features less their mean and divided by
+        their spread, as they were over the training volumes before fine-tuning.
+        Contrastive pretraining leaves both to chance, and the learning rate suits
+        one scale only.
     volume_shape : tuple of int, default=None
         Depth, height and width in voxels of the volumes that flat rows stand for.
         By default the pretrainer's; without one, a row whose length is a cube is a
@@ -148,7 +149,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         "pretrainer": [ContrastivePretrainer, FrozenEstimator, None],
         "encoder": [StrOptions(set(ENCODERS)), HasMethods("build"), None],
         "freeze_encoder": ["boolean"],
-        "scale_features": ["boolean"],
+        "standardize_features": ["boolean"],
         "volume_shape": ["array-like", None],
         "normalize": [StrOptions({"dataset", "volume"}), None],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build"), None],
@@ -176,7 +177,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         *,
         encoder=None,
         freeze_encoder=False,
-        scale_features=True,
+        standardize_features=True,
         volume_shape=None,
         normalize="dataset",
         augmentation=None,
@@ -197,7 +198,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         self.pretrainer = pretrainer
         self.encoder = encoder
         self.freeze_encoder = freeze_encoder
-        self.scale_features = scale_features
+        self.standardize_features = standardize_features
         self.volume_shape = volume_shape
         self.normalize = normalize
         self.augmentation = augmentation
@@ -292,7 +293,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
             encoder=self._fitted_encoder,
             pretrained=pretrained,
             freeze_encoder=self.freeze_encoder,
-            scale_features=self.scale_features,
+            standardize_features=self.standardize_features,
             augmentation=(
                 None
                 if self.augmentation is None

@@ -2,7 +2,6 @@
 
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -15,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sksubtomo._parameters import resolve
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.fitting import TrainingOptions, pretrain
-from sksubtomo._training.inference import apply_in_batches, feature_scale
+from sksubtomo._training.inference import apply_in_batches, feature_statistics
 from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import (
     draw_seed,
@@ -89,9 +88,9 @@ class ContrastivePretrainer(
     ----------
     encoder_ : torch.nn.Module
         The trained encoder, without its projection head.
-    embedding_scale_ : float
-        Spread of the encoder's features over the training volumes, by which
-        ``transform`` divides them.
+    embedding_mean_, embedding_scale_ : ndarray of shape (n_embedding,) and float
+        Mean and spread of the encoder's features over the training volumes, which
+        ``transform`` subtracts and divides by.
     history_ : list of dict
         For each epoch its number, its mean ``train_loss``, and what callbacks
         recorded.
@@ -224,7 +223,7 @@ class ContrastivePretrainer(
             ),
         )
         self.n_iter_ = len(self.history_)
-        self.embedding_scale_ = feature_scale(
+        self.embedding_mean_, self.embedding_scale_ = feature_statistics(
             self.encoder_, volumes, self.normalizer_, resolve_device(self.device)
         )
         return self
@@ -240,8 +239,8 @@ class ContrastivePretrainer(
         Returns
         -------
         ndarray of shape (n, n_embedding), float32
-            Embeddings: features of the encoder, of unit spread over the training
-            volumes. That of a volume does not depend on what else is in X.
+            Embeddings: features of the encoder, of mean zero and unit spread over the
+            training volumes. That of a volume does not depend on what else is in X.
 
         Raises
         ------
@@ -253,7 +252,7 @@ class ContrastivePretrainer(
         features = apply_in_batches(
             self.encoder_, volumes, self.normalizer_, inference_device(self.device)
         )
-        return features / np.float32(self.embedding_scale_)
+        return (features - self.embedding_mean_) / self.embedding_scale_
 
     def _build_network(self):
         return self._fitted_encoder.build(self.volume_shape_)

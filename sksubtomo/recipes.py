@@ -100,7 +100,7 @@ def gupta2022(
     few_experimental_labels = data == "experimental" and label_fraction <= 0.5
     classifier = RB3DClassifier(
         pretrainer,
-        scale_features=False,
+        standardize_features=False,
         optimizer="sgd",
         lr=1e-4 if few_experimental_labels else 5e-4,
         weight_decay=1e-4,

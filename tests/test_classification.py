@@ -507,7 +507,7 @@ def test_the_scale_of_pretrained_features_does_not_matter(data, pretrainer):
     np.testing.assert_allclose(
         other.predict_proba(X), classifier.predict_proba(X), atol=1e-4
     )
-    unscaled = clone(classifier).set_params(scale_features=False).fit(X, y)
+    unscaled = clone(classifier).set_params(standardize_features=False).fit(X, y)
     assert unscaled.network_.feature_scale == 1
     features = pretrainer.transform(X)
     assert np.sqrt(features.var(axis=0).mean()) == pytest.approx(1, rel=1e-4)

@@ -19,7 +19,7 @@ def test_the_papers_settings():
         "max_epochs": 50,
         "augmentation": None,
         "freeze_encoder": False,
-        "scale_features": False,
+        "standardize_features": False,
         "pretrainer__max_epochs": 200,
         "pretrainer__lr": 1e-4,
         "pretrainer__weight_decay": 1e-4,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sksubtomo._training.batches import Normalizer, VolumeDataset
-from sksubtomo._training.inference import feature_scale
+from sksubtomo._training.inference import feature_statistics
 from sksubtomo._training.nets import ContrastiveNet, History, KeepBest, SupervisedNet
 from sksubtomo._training.runtime import resolve_device, seeded_torch, spawn_seeds
 from sksubtomo._training.weights import lay_out
@@ -160,7 +160,7 @@ def fine_tune(
     encoder: Any,
     pretrained: nn.Module | None,
     freeze_encoder: bool,
-    scale_features: bool,
+    standardize_features: bool,
     augmentation: Any,
     class_weights: npt.NDArray[np.float64] | None,
     validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None,
@@ -183,8 +183,8 @@ def fine_tune(
         A trained encoder to start from. It is copied, never changed.
     freeze_encoder : bool
         Whether only the head is trained.
-    scale_features : bool
-        Whether the head sees features of unit spread.
+    standardize_features : bool
+        Whether the head sees features of mean zero and unit spread.
     augmentation : parameter object or None
         Applied to the training batches.
     class_weights : ndarray of shape (n_classes,) or None
@@ -218,9 +218,12 @@ def fine_tune(
         network.freeze_encoder = freeze_encoder
         network.encoder.requires_grad_(not freeze_encoder)
         lay_out(network, device)
-        if scale_features:
-            scale = feature_scale(network.encoder, volumes, normalizer, device)
-            network.feature_scale.fill_(scale)
+        if standardize_features:
+            mean, scale = feature_statistics(
+                network.encoder, volumes, normalizer, device
+            )
+            network.feature_mean.copy_(torch.from_numpy(mean))
+            network.feature_scale.fill_(float(scale))
         net = SupervisedNet(
             network,
             criterion=WeightedCrossEntropy,
@@ -248,16 +251,19 @@ class ClassifierNetwork(nn.Module):
 
     Attributes
     ----------
-    feature_scale : Tensor of shape ()
-        What features are divided by on the way to the head; 1 unless set.
+    feature_mean, feature_scale : Tensor of shape (n_features,) and ()
+        What is subtracted from the features on the way to the head, and what they
+        are then divided by; 0 and 1 unless set.
     """
 
+    feature_mean: Tensor
     feature_scale: Tensor
 
     def __init__(self, encoder: nn.Module, n_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(_n_features(encoder), n_classes)
+        self.register_buffer("feature_mean", torch.zeros(_n_features(encoder)))
         self.register_buffer("feature_scale", torch.ones(()))
         self.freeze_encoder = False
         nn.init.normal_(self.head.weight, std=0.01)
@@ -325,7 +331,8 @@ class ClassifierNetwork(nn.Module):
         Tensor of shape (n, n_classes)
             Logits.
         """
-        logits: Tensor = self.head(self.encoder(volumes) / self.feature_scale)
+        features = (self.encoder(volumes) - self.feature_mean) / self.feature_scale
+        logits: Tensor = self.head(features)
         return logits
 
 

@@ -60,17 +60,17 @@ def apply_in_batches(
     return np.concatenate(outputs)
 
 
-def feature_scale(
+def feature_statistics(
     encoder: nn.Module,
     volumes: npt.NDArray[np.float32],
     normalizer: Normalizer,
     device: torch.device,
-) -> float:
-    """Return the spread of an encoder's features over volumes.
+) -> tuple[npt.NDArray[np.float32], np.float32]:
+    """Return centre and spread of an encoder's features over volumes.
 
-    Contrastive losses compare directions only, so pretraining leaves the scale of
-    the features to chance: it differs by orders of magnitude between methods and
-    learning rates, while a classifier's learning rate or penalty suits one scale.
+    Contrastive losses compare directions only, so pretraining leaves both to chance:
+    they differ by orders of magnitude between methods and learning rates, while a
+    classifier's learning rate or penalty suits one scale.
 
     Parameters
     ----------
@@ -85,7 +85,9 @@ def feature_scale(
 
     Returns
     -------
-    float
+    mean : ndarray of shape (n_features,)
+        Mean of each feature.
+    scale : float
         The root mean square, over the features, of each one's standard deviation;
         1 if the features are constant.
     """
@@ -95,4 +97,5 @@ def feature_scale(
     variance = float(features.var(axis=0).mean())
     # Below what float32 resolves, the spread is rounding.
     floor = np.finfo(np.float32).eps * float(np.square(features).mean())
-    return variance**0.5 if variance > floor else 1.0
+    scale = variance**0.5 if variance > floor else 1.0
+    return features.mean(axis=0).astype(np.float32), np.float32(scale)

@@ -119,11 +119,45 @@ class Queue(nn.Module):
         self.position.add_(n).remainder_(size)
 
 
-def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """Build the perceptron between the encoder's features and the loss.
+class BatchStandardization(nn.BatchNorm1d):
+    """Batch normalisation without learned parameters, also of a batch of one.
 
-    There is no batch normalisation: batches are small here, and one row left over
-    at the end of an epoch must not be an error.
+    Parameters
+    ----------
+    n_features : int
+        Width of the input.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise each feature over the batch, or by running statistics.
+
+        Running statistics serve in evaluation mode, and for a single row, which has
+        no spread. They change only where something is learned.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, n_features)
+            Features of a batch.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+            Standardised features.
+        """
+        if not self.training or len(features) == 1:
+            return F.batch_norm(features, self.running_mean, self.running_var)
+        if not torch.is_grad_enabled():
+            return F.batch_norm(features, None, None, training=True)
+        return super().forward(features)
+
+
+def projection_head(
+    encoder: nn.Module, hidden_dim: int, out_dim: int, *, standardize: bool = False
+) -> nn.Sequential:
+    """Build the perceptron between the encoder's features and the loss.
 
     Parameters
     ----------
@@ -131,6 +165,9 @@ def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Seq
         Its ``n_features`` is the width of the input.
     hidden_dim, out_dim : int
         Widths of the hidden layer and of the output.
+    standardize : bool, default=False
+        Whether the input is standardised over the batch. Not for MoCo, where the
+        statistics of a batch would tell its positives from the queue.
 
     Returns
     -------
@@ -138,7 +175,9 @@ def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Seq
         Maps (n, encoder.n_features) to (n, out_dim).
     """
     n_features = cast(int, encoder.n_features)
+    first = [BatchStandardization(n_features)] if standardize else []
     return nn.Sequential(
+        *first,
         nn.Linear(n_features, hidden_dim),
         nn.ReLU(),
         nn.Linear(hidden_dim, out_dim),

@@ -110,7 +110,7 @@ class SwAV(BaseEstimator):
 
     Parameters
     ----------
-    n_prototypes : int, default=64
+    n_prototypes : int, default=30
         Number of clusters, several times the number of classes. The 3000 of the
         original, made for a million images, stay diffuse on thousands of volumes.
     temperature : float, default=0.1
@@ -156,7 +156,7 @@ class SwAV(BaseEstimator):
 
     def __init__(
         self,
-        n_prototypes: int = 64,
+        n_prototypes: int = 30,
         temperature: float = 0.1,
         epsilon: float = 0.03,
         n_iterations: int = 3,
@@ -196,7 +196,9 @@ class SwAV(BaseEstimator):
         self._validate_params()
         return SwAVModule(
             encoder,
-            projection_head(encoder, self.hidden_dim, self.projection_dim),
+            projection_head(
+                encoder, self.hidden_dim, self.projection_dim, standardize=True
+            ),
             prototypes=torch.randn(self.n_prototypes, self.projection_dim),
             temperature=self.temperature,
             epsilon=self.epsilon,

@@ -12,12 +12,15 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from sksubtomo.datasets import make_subtomograms
+from sksubtomo.datasets import list_phantoms, make_subtomograms
 from sksubtomo.io import read_volume_stack
 from sksubtomo.study.settings import StudySettings
 
 # Three for training, one each for validation and test.
 _MIN_VOLUMES = 5
+
+# Of the embedded phantoms, so that the default study takes minutes.
+_N_PHANTOMS = 6
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ _Loaded = tuple[NDArray[Any], NDArray[np.str_], float | None, dict[str, str]]
 def _simulate(settings: StudySettings) -> _Loaded:
     bunch = make_subtomograms(
         settings.n_per_class,
-        structures=settings.structures,
+        structures=(
+            list_phantoms()[:_N_PHANTOMS]
+            if settings.structures is None
+            else settings.structures
+        ),
         size=settings.size,
         voxel_size=settings.voxel_size,
         resolution=settings.resolution,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sksubtomo._parameters import resolve
-from sksubtomo.augmentation import AUGMENTATIONS
+from sksubtomo.augmentation import AUGMENTATIONS, RotateShiftNoise
 from sksubtomo.contrastive import METHODS, MoCo, SimCLR, SwAV
-from sksubtomo.networks import ENCODERS, RB3D
+from sksubtomo.networks import ENCODERS
 
 BASELINE = "random"
 """The method that starts from random weights."""
@@ -28,8 +28,9 @@ class StudySettings:
     labels : str, Path or None, default=None
         CSV file with a column ``label`` in the order of the stack.
     structures : str, Path, sequence or None, default=None
-        The classes to simulate, as for `make_subtomograms`; None means all phantoms.
-    size : int, default=16
+        The classes to simulate, as for `make_subtomograms`; None means six of the
+        embedded phantoms, the first in the order of their names.
+    size : int, default=12
         Side of the simulated volumes in voxels.
     voxel_size : float, default=None
         In angstroms; None means the smallest that fits.
@@ -37,31 +38,32 @@ class StudySettings:
         In angstroms; None means two voxels.
     snr : float, default=1.0
         Signal-to-noise variance ratio.
-    n_neighbors : int, default=2
+    n_neighbors : int, default=1
         Complexes around the target.
     max_shift : float, default=0.1
         Largest shift off the centre, as a fraction of the side.
-    n_per_class : int, default=100
+    n_per_class : int, default=70
         Simulated volumes of each class, of which 60 % are for training.
     fractions : tuple of float, default=(0.25, 1.0)
         Parts of the training labels to fine-tune on.
     labels_per_class : tuple of int, default=(5,)
         Numbers of labels of each class to fine-tune on.
-    repeats : int, default=5
+    repeats : int, default=4
         Number of label subsets and seeds of fine-tuning.
     methods : dict of str to method, default SimCLR, SwAV and MoCo
-        The contrastive methods, by the name that the tables have.
-    encoder : str or object, default=RB3D(norm="group")
+        The contrastive methods, by the name that the tables have. MoCo's momentum is
+        0.99: at the paper's 0.999 the key encoder would hardly move in so few steps.
+    encoder : str or object, default="rb3d"
         The network of every row.
-    views : str or object, default="rotate_shift_noise"
+    views : str or object, default=RotateShiftNoise(max_translation=0.05)
         The augmentation of pretraining.
     paper_views : str, object or None, default="crop_affine"
         The augmentation shown beside it, at few labels only; None leaves it out.
-    epochs : int, default=30
+    epochs : int, default=80
         Of pretraining.
-    batch_size : int, default=64
+    batch_size : int, default=16
         Of pretraining.
-    lr : float, default=1e-3
+    lr : float, default=5e-4
         Learning rate of pretraining.
     weight_decay : float, default=1e-4
         Of pretraining.
@@ -78,25 +80,29 @@ class StudySettings:
     data: str | Path | None = None
     labels: str | Path | None = None
     structures: str | Path | Sequence[Any] | None = None
-    size: int = 16
+    size: int = 12
     voxel_size: float | None = None
     resolution: float | None = None
     snr: float = 1.0
-    n_neighbors: int = 2
+    n_neighbors: int = 1
     max_shift: float = 0.1
-    n_per_class: int = 100
+    n_per_class: int = 70
     fractions: Sequence[float] = (0.25, 1.0)
     labels_per_class: Sequence[int] = (5,)
-    repeats: int = 5
+    repeats: int = 4
     methods: Mapping[str, Any] = field(
-        default_factory=lambda: {"simclr": SimCLR(), "swav": SwAV(), "moco": MoCo()}
+        default_factory=lambda: {
+            "simclr": SimCLR(),
+            "swav": SwAV(),
+            "moco": MoCo(momentum=0.99),
+        }
     )
-    encoder: Any = field(default_factory=lambda: RB3D(norm="group"))
-    views: Any = "rotate_shift_noise"
+    encoder: Any = "rb3d"
+    views: Any = field(default_factory=lambda: RotateShiftNoise(max_translation=0.05))
     paper_views: Any = "crop_affine"
-    epochs: int = 30
-    batch_size: int = 64
-    lr: float = 1e-3
+    epochs: int = 80
+    batch_size: int = 16
+    lr: float = 5e-4
     weight_decay: float = 1e-4
     fine_tune_epochs: int | None = None
     device: str = "cpu"

@@ -82,7 +82,7 @@ def test_optimiser_and_cosine(optimizer, expected):
         encoder=RB3D(),
         pretrained=None,
         freeze_encoder=False,
-        scale_features=False,
+        standardize_features=False,
         augmentation=None,
         class_weights=None,
         validation=None,
