@@ -45,14 +45,20 @@ def check_labels(
             f"X and y have inconsistent numbers of samples: X has {_num_samples(X)} "
             f"volumes, y has {len(y)} labels."
         )
-    check_classification_targets(y)
     labeled = np.ones(len(y), bool)
     if unlabeled is not None:
+        # Arrays of objects may mix the two; in others such a mark never matches.
+        if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(unlabeled, str):
+            raise ValueError(
+                f"unlabeled={unlabeled!r} is of type {type(unlabeled).__name__}, but y "
+                f"has dtype {y.dtype}; expected a mark of the labels' own type."
+            )
         labeled = np.asarray(y != unlabeled, bool)
         if not labeled.any():
             raise ValueError(
                 f"y has no labelled row: all {len(y)} are unlabeled={unlabeled!r}."
             )
+    check_classification_targets(y[labeled])
     return y, labeled
 
 
@@ -95,6 +101,32 @@ def encode_labels(
             f"of the classes in y: {classes.tolist()}."
         )
     return np.searchsorted(classes, y).astype(np.int64)
+
+
+def unpack_validation_data(validation_data: Any) -> tuple[Any, Any]:
+    """Split the `validation_data` of ``fit``.
+
+    Parameters
+    ----------
+    validation_data : tuple
+        Volumes and labels.
+
+    Returns
+    -------
+    X_val, y_val : array-like
+        The two parts.
+
+    Raises
+    ------
+    ValueError
+        If it is no pair.
+    """
+    if isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
+        return validation_data[0], validation_data[1]
+    raise ValueError(
+        f"validation_data is of type {type(validation_data).__name__}; expected a "
+        f"tuple (X_val, y_val)."
+    )
 
 
 def draw_by_class(

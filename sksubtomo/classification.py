@@ -12,7 +12,12 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted, check_memory
 
-from sksubtomo._labels import check_labels, draw_by_class, encode_labels
+from sksubtomo._labels import (
+    check_labels,
+    draw_by_class,
+    encode_labels,
+    unpack_validation_data,
+)
 from sksubtomo._parameters import resolve
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.fitting import (
@@ -23,7 +28,12 @@ from sksubtomo._training.fitting import (
 )
 from sksubtomo._training.inference import apply_in_batches
 from sksubtomo._training.portable import PortableNetworkMixin
-from sksubtomo._training.runtime import draw_seed, inference_device, spawn_seeds
+from sksubtomo._training.runtime import (
+    Device,
+    draw_seed,
+    inference_device,
+    spawn_seeds,
+)
 from sksubtomo._version import __version__
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
@@ -94,7 +104,9 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         parameters and X. If the pretrainer's `random_state` is None, its seed is
         drawn from the classifier's; if that is None too, nothing is cached.
     callbacks : list of skorch callbacks, default=None
-        Called during fine-tuning.
+        Called during fine-tuning. They are used as they are, not copied, and keep
+        what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
+        there is validation, ``train_loss`` always.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the accelerator, if there is one.
     random_state : int, RandomState instance or None, default=None
@@ -163,7 +175,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         "unlabeled": [Real, str, None],
         "memory": [str, HasMethods("cache"), None],
         "callbacks": [list, tuple, None],
-        "device": [str, HasMethods("type")],
+        "device": [str, Device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -406,13 +418,7 @@ class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator
         return source.volume_shape
 
     def _check_validation_data(self, validation_data):
-        try:
-            X_val, y_val = validation_data
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"validation_data is of type {type(validation_data).__name__}; "
-                f"expected a tuple (X_val, y_val)."
-            ) from error
+        X_val, y_val = unpack_validation_data(validation_data)
         volumes = check_predict_volumes(self, X_val)
         return volumes, encode_labels(
             y_val, self.classes_, len(volumes), "validation_data"

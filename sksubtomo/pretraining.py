@@ -17,6 +17,7 @@ from sksubtomo._training.fitting import TrainingOptions, pretrain
 from sksubtomo._training.inference import apply_in_batches, feature_statistics
 from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import (
+    Device,
     draw_seed,
     inference_device,
     resolve_device,
@@ -73,7 +74,9 @@ class ContrastivePretrainer(
     weight_decay : float, default=1e-4
         L2 penalty of the optimiser.
     callbacks : list of skorch callbacks, default=None
-        Called during training, such as ``skorch.callbacks.EarlyStopping``.
+        Called during training, such as
+        ``skorch.callbacks.EarlyStopping(monitor="train_loss")``. They are used as
+        they are, not copied, and keep what they record.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the accelerator, if there is one. It is looked
         up when it is needed, so a fitted pretrainer works on another machine.
@@ -139,7 +142,7 @@ class ContrastivePretrainer(
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "callbacks": [list, tuple, None],
-        "device": [str, HasMethods("type")],
+        "device": [str, Device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }

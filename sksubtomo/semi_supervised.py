@@ -13,9 +13,14 @@ from sklearn.base import (
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from sksubtomo._labels import check_labels, draw_by_class, encode_labels
+from sksubtomo._labels import (
+    check_labels,
+    draw_by_class,
+    encode_labels,
+    unpack_validation_data,
+)
 from sksubtomo._training.runtime import draw_seed, spawn_seeds
 
 
@@ -158,9 +163,15 @@ class LabelFractionClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator
         estimator.set_params(
             **dict(zip(self._unseeded_parameters(), estimator_seeds, strict=True))
         )
+        estimator.set_params(**self._encoded_class_weights())
         fit_params = {}
         if validation_data is not None:
-            X_val, y_val = validation_data
+            X_val, y_val = unpack_validation_data(validation_data)
+            if not has_fit_parameter(estimator, "validation_data"):
+                raise ValueError(
+                    f"validation_data was given, but the fit of "
+                    f"{type(estimator).__name__} does not take it."
+                )
             encoded = encode_labels(y_val, self.classes_, len(X_val), "validation_data")
             fit_params["validation_data"] = (X_val, encoded)
         if takes_unlabeled:
@@ -184,6 +195,22 @@ class LabelFractionClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator
             for name, value in self.estimator.get_params().items()
             if name.rpartition("__")[2] == "random_state" and value is None
         )
+
+    def _encoded_class_weights(self):
+        """Return the estimator's class weights by encoded label, by parameter name."""
+        return {
+            name: dict(
+                zip(
+                    encode_labels(
+                        list(weights), self.classes_, len(weights), name
+                    ).tolist(),
+                    weights.values(),
+                    strict=True,
+                )
+            )
+            for name, weights in self.estimator.get_params().items()
+            if name.rpartition("__")[2] == "class_weight" and isinstance(weights, dict)
+        }
 
     def _draw_seeds(self):
         # Seeds of scikit-learn's own estimators are below 2^32, as these are.

@@ -19,7 +19,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier, SubtomogramClassifier
 from sksubtomo.networks import RB3D
@@ -511,3 +511,42 @@ def test_the_scale_of_pretrained_features_does_not_matter(data, pretrainer):
     assert unscaled.network_.feature_scale == 1
     features = pretrainer.transform(X)
     assert np.sqrt(features.var(axis=0).mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_marks_of_another_type(data):
+    X, y = data
+    names = np.array(["a", "b", "c"])[y]
+    with pytest.raises(ValueError, match="unlabeled=-1 is of type int, but y has"):
+        RB3DClassifier(unlabeled=-1).fit(X, names)
+    with pytest.raises(ValueError, match="unlabeled='' is of type str, but y has"):
+        RB3DClassifier(unlabeled="").fit(X, y)
+    mixed = names.astype(object)
+    mixed[:3] = -1
+    classifier = RB3DClassifier(unlabeled=-1, max_epochs=1).fit(X, mixed)
+    np.testing.assert_array_equal(classifier.classes_, ["a", "b", "c"])
+
+
+def test_skorch_scoring_callbacks(data):
+    X, y = data
+    classifier = RB3DClassifier(
+        max_epochs=3,
+        validation_fraction=0.25,
+        random_state=0,
+        callbacks=[
+            ("valid", EpochScoring("accuracy", name="scored")),
+            ("train", EpochScoring("accuracy", name="train_acc", on_train=True)),
+            ("stop", EarlyStopping(patience=10, sink=len)),
+        ],
+    ).fit(X, y)
+    for epoch in classifier.history_:
+        assert epoch["scored"] == pytest.approx(epoch["valid_acc"])
+        assert 0 <= epoch["train_acc"] <= 1
+
+
+def test_device_objects(data):
+    X, y = data
+    device = torch.device("cpu")
+    pretrainer = ContrastivePretrainer(max_epochs=1, device=device)
+    assert RB3DClassifier(pretrainer, max_epochs=1, device=device).fit(X, y)
+    with pytest.raises(ValueError, match="device='gpu' is not a device"):
+        pretrainer.fit(X).set_params(device="gpu").transform(X)

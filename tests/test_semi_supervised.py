@@ -266,3 +266,27 @@ def test_bad_parameters(data, parameters, message):
     model = LabelFractionClassifier(Recorder()).set_params(**parameters)
     with pytest.raises(ValueError, match=message):
         model.fit(*data)
+
+
+def test_class_weights_follow_the_labels(data):
+    X, _ = data
+    y = np.array([1, 2] * 12)
+    weighted = LogisticRegression(class_weight={1: 1000.0, 2: 1e-3})
+    model = LabelFractionClassifier(weighted, random_state=0)
+    assert (model.fit(X.reshape(24, -1), y).predict(X.reshape(24, -1)) == 1).all()
+    names = np.array(["x", "y"])[y - 1]
+    model = LabelFractionClassifier(
+        make_pipeline(LogisticRegression(class_weight={"y": 1000.0, "x": 1e-3}))
+    ).fit(X.reshape(24, -1), names)
+    assert (model.predict(X.reshape(24, -1)) == "y").all()
+    model = LabelFractionClassifier(LogisticRegression(class_weight={"z": 1.0}))
+    with pytest.raises(ValueError, match="class_weight has the label 'z'"):
+        model.fit(X.reshape(24, -1), names)
+
+
+def test_validation_data_errors(data):
+    X, y = data
+    with pytest.raises(ValueError, match="the fit of Recorder does not take it"):
+        LabelFractionClassifier(Recorder()).fit(X, y, validation_data=(X, y))
+    with pytest.raises(ValueError, match=r"expected a tuple \(X_val, y_val\)"):
+        LabelFractionClassifier(SemiRecorder()).fit(X, y, validation_data=X)

@@ -88,6 +88,9 @@ class Normalizer:
         """
         if self.per_volume:
             axes = (1, 2, 3, 4)
+            # Squares of very small or large intensities leave float32's range.
+            peak = batch.abs().amax(axes, keepdim=True)
+            batch = batch / peak.masked_fill(peak == 0, 1.0)
             mean = batch.mean(axes, keepdim=True)
             centred = batch - mean
             deviation = centred.square().mean(axes, keepdim=True).sqrt()

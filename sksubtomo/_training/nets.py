@@ -322,7 +322,7 @@ class SupervisedNet(VolumeNet):
         **kwargs: Any,
     ) -> None:
         self.augment = augment
-        super().__init__(module, use_caching=False, **kwargs)
+        super().__init__(module, **kwargs)
 
     def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
         """Return the logits of a batch.
@@ -343,6 +343,21 @@ class SupervisedNet(VolumeNet):
             x = self.augment(x)
         logits: Tensor = self.module_(x)
         return logits
+
+    def predict(self, X: Any) -> Any:
+        """Return encoded classes, for skorch's scoring callbacks.
+
+        Parameters
+        ----------
+        X : Dataset
+            What was trained on or validated; its outputs are remembered.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Indices of the most probable classes.
+        """
+        return self.predict_proba(X).argmax(axis=1)
 
     def measure(
         self, batch: tuple[Tensor, Tensor], step: dict[str, Any], *, training: bool

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+Device = torch.device
+"""Beside strings, what a ``device`` parameter may be."""
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the torch device that a ``device`` parameter stands for.
@@ -35,13 +38,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device={device!r} is not a device; expected 'auto', 'cpu', 'cuda', "
-            f"'cuda:1' or the like."
-        ) from error
+    resolved = _parse_device(device)
     if not _is_available(resolved):
         raise ValueError(
             f"device={str(device)!r} is not available on this machine; use "
@@ -65,9 +62,20 @@ def inference_device(device: str | torch.device) -> torch.device:
     torch.device
         The device.
     """
-    if str(device) != "auto" and not _is_available(torch.device(device)):
-        return torch.device("cpu")
-    return resolve_device(device)
+    if str(device) == "auto":
+        return resolve_device(device)
+    wanted = _parse_device(device)
+    return wanted if _is_available(wanted) else torch.device("cpu")
+
+
+def _parse_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not a device; expected 'auto', 'cpu', 'cuda', "
+            f"'cuda:1' or the like."
+        ) from error
 
 
 def _is_available(device: torch.device) -> bool:

@@ -120,4 +120,4 @@ def _fine_tune(cell: Cell, parts: Parts) -> LabelFractionRow:
         ) from error
     accuracy = float(np.mean(classifier.predict(parts.X_test) == parts.y_test))
     seconds = time.perf_counter() - start
-    return LabelFractionRow(*cell.key[1:], round(accuracy, 6), round(seconds, 2))
+    return LabelFractionRow(*cell.key[1:], accuracy, round(seconds, 2))

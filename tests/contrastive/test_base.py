@@ -5,7 +5,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sksubtomo.contrastive import METHODS, ContrastiveModule, MoCo, SimCLR, SwAV
-from sksubtomo.contrastive._base import Queue, projection_head
+from sksubtomo.contrastive._base import (
+    BatchStandardization,
+    Queue,
+    projection_head,
+)
 
 
 def toy_encoder():
@@ -212,3 +216,19 @@ def test_queue_takes_rows_of_lower_precision():
     queue.enqueue(torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16))
     assert queue.rows[0].tolist() == [1, 0]
     assert queue.rows.dtype == torch.float32
+
+
+def test_batch_standardization():
+    torch.manual_seed(0)
+    layer = BatchStandardization(3).double()
+    x = 5 + 2 * torch.randn(40, 3, dtype=torch.float64)
+    y = layer(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(
+        y.std(0, correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-4, atol=0
+    )
+    assert not list(layer.parameters())
+    single = layer(x[:1])
+    expected = (x[:1] - layer.running_mean) / (layer.running_var + layer.eps).sqrt()
+    torch.testing.assert_close(single, expected)
+    torch.testing.assert_close(layer.eval()(x[:1]), expected)

@@ -107,3 +107,10 @@ def test_batches_are_copies(volumes):
     volume, label = dataset[3]
     np.testing.assert_array_equal(volume[0].numpy(), volumes[3])
     assert label == 0
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+def test_extreme_intensities_volume_by_volume(volumes, factor):
+    normalizer = Normalizer.fit(volumes, "volume")
+    batch = torch.from_numpy(volumes)[:, None]
+    torch.testing.assert_close(normalizer(batch * factor), normalizer(batch))
