@@ -154,10 +154,13 @@ class BatchStandardization(nn.BatchNorm1d):
         return super().forward(features)
 
 
-def projection_head(
-    encoder: nn.Module, hidden_dim: int, out_dim: int, *, standardize: bool = False
-) -> nn.Sequential:
+def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """Build the perceptron between the encoder's features and the loss.
+
+    Its input is standardised over the batch. Features of an encoder without
+    normalisation share a large mean, so that all projections are nearly parallel at
+    first, and methods that contrast them with a slow queue or with prototypes take
+    long to leave chance.
 
     Parameters
     ----------
@@ -165,9 +168,6 @@ def projection_head(
         Its ``n_features`` is the width of the input.
     hidden_dim, out_dim : int
         Widths of the hidden layer and of the output.
-    standardize : bool, default=False
-        Whether the input is standardised over the batch. Not for MoCo, where the
-        statistics of a batch would tell its positives from the queue.
 
     Returns
     -------
@@ -175,9 +175,8 @@ def projection_head(
         Maps (n, encoder.n_features) to (n, out_dim).
     """
     n_features = cast(int, encoder.n_features)
-    first = [BatchStandardization(n_features)] if standardize else []
     return nn.Sequential(
-        *first,
+        BatchStandardization(n_features),
         nn.Linear(n_features, hidden_dim),
         nn.ReLU(),
         nn.Linear(hidden_dim, out_dim),

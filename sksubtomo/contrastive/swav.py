@@ -196,9 +196,7 @@ class SwAV(BaseEstimator):
         self._validate_params()
         return SwAVModule(
             encoder,
-            projection_head(
-                encoder, self.hidden_dim, self.projection_dim, standardize=True
-            ),
+            projection_head(encoder, self.hidden_dim, self.projection_dim),
             prototypes=torch.randn(self.n_prototypes, self.projection_dim),
             temperature=self.temperature,
             epsilon=self.epsilon,

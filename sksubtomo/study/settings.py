@@ -59,7 +59,7 @@ class StudySettings:
         The augmentation of pretraining.
     paper_views : str, object or None, default="crop_affine"
         The augmentation shown beside it, at few labels only; None leaves it out.
-    epochs : int, default=80
+    epochs : int, default=70
         Of pretraining.
     batch_size : int, default=16
         Of pretraining.
@@ -100,7 +100,7 @@ class StudySettings:
     encoder: Any = "rb3d"
     views: Any = field(default_factory=lambda: RotateShiftNoise(max_translation=0.05))
     paper_views: Any = "crop_affine"
-    epochs: int = 80
+    epochs: int = 70
     batch_size: int = 16
     lr: float = 5e-4
     weight_decay: float = 1e-4

@@ -175,15 +175,14 @@ def test_build_names_the_wrong_parameter(method, message):
         method.build(toy_encoder())
 
 
-def test_projection_head_is_a_perceptron_without_normalisation():
-    head = projection_head(toy_encoder(), hidden_dim=7, out_dim=5)
-    x = torch.randn(3, 12)
-    first, _, second = head
+def test_projection_head_is_a_perceptron_on_standardised_features():
+    head = projection_head(toy_encoder(), hidden_dim=7, out_dim=5).double()
+    x = 100 + torch.randn(9, 12, dtype=torch.float64)
+    _, first, _, second = head
     assert (first.out_features, second.out_features) == (7, 5)
-    expected = (x @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T
+    z = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    expected = (z @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T
     torch.testing.assert_close(head(x), expected + second.bias)
-    # A row does not depend on its batch.
-    torch.testing.assert_close(head(x)[:1], head(x[:1]))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8])
