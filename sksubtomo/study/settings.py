@@ -48,7 +48,7 @@ class StudySettings:
         Parts of the training labels to fine-tune on.
     labels_per_class : tuple of int, default=(5,)
         Numbers of labels of each class to fine-tune on.
-    repeats : int, default=4
+    repeats : int, default=3
         Number of label subsets and seeds of fine-tuning.
     methods : dict of str to method, default SimCLR, SwAV and MoCo
         The contrastive methods, by the name that the tables have. MoCo's momentum is
@@ -89,7 +89,7 @@ class StudySettings:
     n_per_class: int = 70
     fractions: Sequence[float] = (0.25, 1.0)
     labels_per_class: Sequence[int] = (5,)
-    repeats: int = 4
+    repeats: int = 3
     methods: Mapping[str, Any] = field(
         default_factory=lambda: {
             "simclr": SimCLR(),
