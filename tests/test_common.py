@@ -29,9 +29,7 @@ def _instances():
             max_epochs=1,
         ),
         RB3DClassifier(max_epochs=8),
-        RB3DClassifier(
-            PRETRAINER, unlabeled=-99, class_weight="balanced", max_epochs=8
-        ),
+        RB3DClassifier(PRETRAINER, class_weight="balanced", max_epochs=8),
         SubtomogramClassifier(encoder=RB3D(norm="group"), max_epochs=12),
         LabelFractionClassifier(RB3DClassifier(max_epochs=8)),
         LabelFractionClassifier(LogisticRegression()),

@@ -385,7 +385,8 @@ def test_another_version_is_refused(copy, monkeypatch):
 def test_settings_are_recorded(finished):
     recorded = json.loads((finished.output / "settings.json").read_text())
     assert recorded["settings"]["seed"] == 0
-    assert recorded["settings"]["encoder"] == {"class": "RB3D", "norm": "group"}
+    assert recorded["settings"]["encoder"] == "rb3d"
+    assert recorded["settings"]["views"]["class"] == "RotateShiftNoise"
     assert recorded["settings"]["methods"]["moco"]["queue_size"] == 128
     assert set(recorded["versions"]) >= {"sksubtomo", "torch", "scikit-learn"}
 
