@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, fields
 from importlib.metadata import version as installed_version
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sksubtomo._files import write_text
 from sksubtomo._version import __version__
 from sksubtomo.model_selection import LabelFractionRow
 from sksubtomo.study._plan import Cell, CellKey
@@ -22,21 +22,6 @@ from sksubtomo.study.settings import StudySettings
 _COLUMNS = [column.name for column in fields(LabelFractionRow)]
 _TYPES: tuple[Callable[[str], Any], ...] = (str, float, int, int, int, float, float)
 _ADVICE = "Choose another output folder, or delete this one."
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename: whatever happens, the old file or the new is there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda beside: beside.write_text(text, "utf-8"))
 
 
 def claim_folder(output: Path, settings: StudySettings, contents: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sksubtomo._files import write_atomically, write_text
 from sksubtomo.classification import SubtomogramClassifier
 from sksubtomo.inspection import plot_embedding, plot_slices
 from sksubtomo.model_selection import (
@@ -19,7 +20,6 @@ from sksubtomo.model_selection import (
     summarize_label_fractions,
 )
 from sksubtomo.study._data import Parts
-from sksubtomo.study._folder import write_atomically, write_text
 from sksubtomo.study._plan import MAIN_TABLE, VALIDATION_FROM, Pretraining
 from sksubtomo.study._work import Pretrained, single_thread
 from sksubtomo.study.settings import BASELINE, StudySettings

@@ -15,10 +15,10 @@ import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
+from sksubtomo._files import write_atomically
 from sksubtomo.model_selection import LabelFractionRow
 from sksubtomo.pretraining import ContrastivePretrainer
 from sksubtomo.study._data import Parts
-from sksubtomo.study._folder import write_atomically
 from sksubtomo.study._plan import Cell, Pretraining, Task
 
 
