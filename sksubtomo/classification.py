@@ -19,6 +19,7 @@ from sksubtomo._labels import (
     unpack_validation_data,
 )
 from sksubtomo._parameters import resolve
+from sksubtomo._saving import SavedModelMixin
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.fitting import (
     OPTIMIZERS,
@@ -27,7 +28,6 @@ from sksubtomo._training.fitting import (
     fine_tune,
 )
 from sksubtomo._training.inference import apply_in_batches
-from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import (
     Device,
     draw_seed,
@@ -41,7 +41,7 @@ from sksubtomo.networks import ENCODERS, RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
 
 
-class SubtomogramClassifier(PortableNetworkMixin, ClassifierMixin, BaseEstimator):
+class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     """Classify volumes with any encoder and a linear head.
 
     The encoder starts from random weights or from those of a

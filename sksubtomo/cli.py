@@ -6,11 +6,19 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sksubtomo._commands import study
+from sksubtomo._commands import (
+    classify,
+    extract,
+    pick,
+    pretrain,
+    simulate,
+    study,
+    transform,
+)
 from sksubtomo._commands._guard import BAD_INPUT
 from sksubtomo._version import __version__
 
-_COMMANDS = (study,)
+_COMMANDS = (study, simulate, pick, extract, pretrain, transform, classify)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

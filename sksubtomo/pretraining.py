@@ -12,10 +12,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sksubtomo._parameters import resolve
+from sksubtomo._saving import SavedModelMixin
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.fitting import TrainingOptions, pretrain
 from sksubtomo._training.inference import apply_in_batches, feature_statistics
-from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import (
     Device,
     draw_seed,
@@ -29,7 +29,7 @@ from sksubtomo.networks import ENCODERS
 
 
 class ContrastivePretrainer(
-    PortableNetworkMixin,
+    SavedModelMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,

@@ -450,20 +450,6 @@ def test_output_is_a_file(tmp_path):
         prepare_study(tiny(), tmp_path / "file")
 
 
-def test_failed_write_keeps_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write(beside):
-        beside.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        _folder.write_atomically(path, write)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_divergence_names_the_training(tmp_path):
     settings = tiny(lr=1e20, methods={"moco": MoCo()}, encoder=RB3D(), epochs=5)
     with pytest.raises(FloatingPointError, match="pretraining moco with rotate_shift"):

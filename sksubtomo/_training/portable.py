@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from sksubtomo._training.weights import load_arrays, to_arrays
+from sksubtomo._training.runtime import seeded_torch
+from sksubtomo._training.weights import Weights, load_arrays, to_arrays
 
 
 class PortableNetworkMixin:
@@ -36,5 +38,11 @@ class PortableNetworkMixin:
         super().__setstate__(state)  # type: ignore[misc]
         weights = self.__dict__.get(self._network_attribute)
         if weights is not None:
-            network = load_arrays(self._build_network(), weights)
-            setattr(self, self._network_attribute, network)
+            self._load_network(weights)
+
+    def _load_network(self, weights: Weights) -> None:
+        """Set the network of the fitted architecture, with these weights."""
+        # A new network draws weights, which must not move the global generator.
+        with seeded_torch(0, torch.device("cpu")):
+            network = self._build_network()
+        setattr(self, self._network_attribute, load_arrays(network, weights))

@@ -69,9 +69,26 @@ def load_arrays(module: nn.Module, weights: Weights) -> nn.Module:
     -------
     torch.nn.Module
         The same module, in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or types of the weights are not the module's.
     """
+    expected = {name: _looks(value) for name, value in to_arrays(module).items()}
+    found = {name: _looks(value) for name, value in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"the weights have {found.get(name, 'nothing')} for the tensor "
+                f"{name!r}; the network expects {expected.get(name, 'no such tensor')}."
+            )
     lay_out(module, torch.device("cpu"))
     module.load_state_dict(
         {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
     )
     return module.eval()
+
+
+def _looks(array: npt.NDArray[np.generic]) -> str:
+    return f"{array.dtype} of shape {array.shape}"

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from sklearn.utils import Bunch, gen_batches
 
 from sksubtomo.datasets.imaging import (
-    add_white_noise,
+    Microscope,
+    TiltAxis,
+    add_noise,
     apply_transfer,
+    check_tilt_axis,
+    check_tilt_range,
     crop_center,
     draw_density,
+    filtered_noise,
     gaussian_transfer,
-    missing_wedge_mask,
+    noise_transfer,
+    transfer_volume,
 )
 from sksubtomo.datasets.packing import (
     place_neighbors,
@@ -45,82 +52,69 @@ _POINTS_PER_VOXEL = 2
 
 _CHUNK = 16
 
+_MICROSCOPE = Microscope()
+
 
 @dataclass(frozen=True)
-class _Scene:
-    """What all volumes of a data set share."""
+class SimulatedChunk:  # numpydoc ignore=PR02
+    """Some of the volumes of a simulated data set, and what is true of them.
 
-    structures: list[Structure]
-    radii: NDArray[np.float64]
-    size: int
-    scene_size: int
-    voxel_size: float
-    transfer: NDArray[np.float32]
-    snr: float
-    n_neighbors: int
-    max_shift: float
-    entropy: Any
+    Parameters
+    ----------
+    volumes : ndarray of shape (n, size, size, size), float32
+        The volumes, z first; protein is positive.
+    clean : ndarray of shape (n, size, size, size), float32, or None
+        The same volumes without noise, if asked for.
+    target : ndarray of shape (n,), int64
+        The class of each volume.
+    rotations : ndarray of shape (n, 3, 3)
+        Orientation of each target: the matrix that takes its structure's coordinates to
+        the volume's, acting on columns z, y, x.
+    shifts : ndarray of shape (n, 3)
+        Position z, y, x of the target's centre of mass in angstroms relative to the
+        centre of the volume, which is at ``(size - 1) / 2`` voxels.
+    neighbors : ndarray of shape (n, n_neighbors), int64
+        The classes of the complexes around each target.
+    """
 
+    volumes: NDArray[np.float32]
+    clean: NDArray[np.float32] | None
+    target: NDArray[np.int64]
+    rotations: NDArray[np.float64]
+    shifts: NDArray[np.float64]
+    neighbors: NDArray[np.int64]
 
-@overload
-def make_subtomograms(
-    n_per_class: int = ...,
-    *,
-    structures: str | Path | Sequence[str | Path | Structure] | None = ...,
-    size: int = ...,
-    voxel_size: float | None = ...,
-    resolution: float | None = ...,
-    snr: float = ...,
-    n_neighbors: int = ...,
-    max_shift: float = ...,
-    tilt_range: tuple[float, float] = ...,
-    shuffle: bool = ...,
-    random_state: int | np.random.RandomState | np.random.Generator | None = ...,
-    n_jobs: int | None = ...,
-    return_X_y: Literal[False] = ...,
-) -> Bunch: ...
+    def part(self, rows: slice) -> SimulatedChunk:
+        """Return some of the rows, as views.
 
+        Parameters
+        ----------
+        rows : slice
+            Positions in this chunk.
 
-@overload
-def make_subtomograms(
-    n_per_class: int = ...,
-    *,
-    structures: str | Path | Sequence[str | Path | Structure] | None = ...,
-    size: int = ...,
-    voxel_size: float | None = ...,
-    resolution: float | None = ...,
-    snr: float = ...,
-    n_neighbors: int = ...,
-    max_shift: float = ...,
-    tilt_range: tuple[float, float] = ...,
-    shuffle: bool = ...,
-    random_state: int | np.random.RandomState | np.random.Generator | None = ...,
-    n_jobs: int | None = ...,
-    return_X_y: Literal[True],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+        Returns
+        -------
+        SimulatedChunk
+            Views of the arrays.
+        """
+        return SimulatedChunk(
+            volumes=self.volumes[rows],
+            clean=None if self.clean is None else self.clean[rows],
+            target=self.target[rows],
+            rotations=self.rotations[rows],
+            shifts=self.shifts[rows],
+            neighbors=self.neighbors[rows],
+        )
 
 
-def make_subtomograms(
-    n_per_class: int = 100,
-    *,
-    structures: str | Path | Sequence[str | Path | Structure] | None = None,
-    size: int = 32,
-    voxel_size: float | None = None,
-    resolution: float | None = None,
-    snr: float = 0.1,
-    n_neighbors: int = 2,
-    max_shift: float = 0.1,
-    tilt_range: tuple[float, float] = (-60.0, 60.0),
-    shuffle: bool = True,
-    random_state: int | np.random.RandomState | np.random.Generator | None = None,
-    n_jobs: int | None = None,
-    return_X_y: bool = False,
-) -> Bunch | tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Simulate subtomograms of several complexes.
+class SubtomogramSimulator:
+    """A data set of simulated subtomograms whose volumes are made when asked for.
 
-    Each volume shows one complex, its class, in a uniformly random orientation and off
-    the centre, among neighbours drawn from all classes, with a missing wedge and white
-    noise.
+    The parameters are those of `make_subtomograms`, which makes all volumes at once.
+    They are checked, and everything that the volumes share is prepared, when the
+    simulator is made. A volume depends only on the parameters, its class and its rank
+    within the class: any way to cut the rows into chunks, in any order, in threads or
+    processes, gives the same bits.
 
     Parameters
     ----------
@@ -143,16 +137,482 @@ def make_subtomograms(
     snr : float, default=0.1
         Signal-to-noise ratio: the variance of the clean volume, neighbours included,
         over the variance of the noise, exact for each volume. ``inf`` means no noise.
-    n_neighbors : int, default=2
-        Number of complexes packed around the target (`place_neighbors`).
+    n_neighbors : int, default=4
+        Number of complexes packed around the target (`place_neighbors`), drawn from all
+        classes. The default is that of the paper's data [1]_.
     max_shift : float, default=0.1
         The target's centre of mass lies off the centre of the volume by a shift that is
         uniform within this fraction of the side in either direction of each axis. Less
         than 0.5.
     tilt_range : (float, float), default=(-60.0, 60.0)
         Smallest and largest tilt in degrees. Coefficients outside the range are missing
-        (`missing_wedge_mask`); (-90, 90) measures all. The tilt axis is y and the beam
-        runs along z.
+        (`missing_wedge_mask`); (-90, 90) measures all. The default is that of the
+        paper's data [1]_.
+    shuffle : bool, default=True
+        Whether to shuffle the volumes; otherwise they come class by class.
+    random_state : int, RandomState, Generator or None, default=None
+        Seed. An int gives the same volumes each time, whatever `n_jobs`; None gives
+        others each time and leaves NumPy's global generator alone.
+    crowding : float, default=0.5
+        How densely the neighbours are packed, in (0, 1]; at 1 they touch the target or
+        each other (`place_neighbors`).
+    tilt_step : float, default=3.0
+        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`). None means
+        a continuum of tilts.
+    tilt_axis : "x", "y" or float, default="y"
+        The tilt axis, or its angle from the y axis in degrees (`missing_wedge_mask`).
+        The beam runs along z.
+    microscope : Microscope or None, default=Microscope()
+        Voltage, aberration, defocus, envelope and detector. The default is a modern
+        microscope's, `Microscope.liu2020` has the values of the paper's data. None
+        means perfect optics: density with a missing wedge.
+    structural_noise : float, default=0.5
+        The fraction of the noise's variance that arises in the specimen and passes the
+        optics; the rest arises in the detector and passes only its transfer. Both have
+        the missing wedge. The default is that of the paper's data [1]_.
+    convention : {"exact", "liu2020"}, default="exact"
+        What `snr` means. "exact" is the definition above. "liu2020" is the nominal
+        value of the paper's data, in which noise of variance signal / snr comes in
+        twice, so that the ratio of variances is half of `snr`.
+
+    Attributes
+    ----------
+    n_subtomograms : int
+        Number of volumes, ``n_per_class`` for each class.
+    target : ndarray of shape (n_subtomograms,), int64
+        The class of each volume, shuffled if asked for.
+    target_names : ndarray of shape (n_classes,)
+        The name of each class.
+    structures : list of Structure
+        The structure of each class.
+    size : int
+        Side of the volumes in voxels.
+    voxel_size : float
+        Voxel size in angstroms.
+    resolution : float
+        Resolution in angstroms.
+    n_neighbors : int
+        Number of complexes around each target.
+    microscope : Microscope or None
+        The optics.
+    description : str
+        What the data set is, in words.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, if a name is no phantom, if a folder has no
+        structure or if a file cannot be read; the message names the parameter or file.
+    TypeError
+        If a parameter is of a wrong type.
+    FileNotFoundError
+        If a file or folder does not exist.
+
+    See Also
+    --------
+    make_subtomograms : The same as one array.
+
+    References
+    ----------
+    .. [1] Liu, S. et al. (2020). Efficient cryo-electron tomogram simulation of
+       macromolecular crowding with application to SARS-CoV-2. IEEE International
+       Conference on Bioinformatics and Biomedicine, 80-87; used by Gupta, T. et al.
+       (2022). Frontiers in Physiology 13, 957484.
+    .. [2] Hagen, W. J. H., Wan, W. and Briggs, J. A. G. (2017). Implementation of a
+       cryo-electron tomography tilt-scheme optimized for high resolution subtomogram
+       averaging. Journal of Structural Biology 197, 191-198.
+
+    Examples
+    --------
+    >>> from sksubtomo.datasets import SubtomogramSimulator
+    >>> simulator = SubtomogramSimulator(1000, size=16, snr=0.05, random_state=0)
+    >>> simulator.n_subtomograms
+    10000
+    >>> chunk = simulator.simulate(range(2000, 2004), clean=True)
+    >>> chunk.volumes.shape
+    (4, 16, 16, 16)
+    """
+
+    def __init__(
+        self,
+        n_per_class: int = 100,
+        *,
+        structures: str | Path | Sequence[str | Path | Structure] | None = None,
+        size: int = 32,
+        voxel_size: float | None = None,
+        resolution: float | None = None,
+        snr: float = 0.1,
+        n_neighbors: int = 4,
+        max_shift: float = 0.1,
+        tilt_range: tuple[float, float] = (-60.0, 60.0),
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        crowding: float = 0.5,
+        tilt_step: float | None = 3.0,
+        tilt_axis: TiltAxis = "y",
+        microscope: Microscope | None = _MICROSCOPE,
+        structural_noise: float = 0.5,
+        convention: Literal["exact", "liu2020"] = "exact",
+    ) -> None:
+        n_per_class = _integer("n_per_class", n_per_class, 1)
+        self.size = _integer("size", size, 8)
+        self.n_neighbors = _integer("n_neighbors", n_neighbors, 0)
+        self.snr = _number("snr", snr, "a positive number or inf")
+        if not self.snr > 0:
+            raise ValueError(f"snr={snr!r}; expected a positive number or inf.")
+        self.max_shift = _number("max_shift", max_shift, "a fraction of the side")
+        if not 0 <= self.max_shift < 0.5:
+            raise ValueError(
+                f"max_shift={max_shift!r}; expected a fraction of the side in [0, 0.5)."
+            )
+        self.crowding = _number("crowding", crowding, "a fraction in (0, 1]")
+        if not 0 < self.crowding <= 1:
+            raise ValueError(f"crowding={crowding!r}; expected a fraction in (0, 1].")
+        self.structural_noise = _fraction("structural_noise", structural_noise)
+        self.tilt_range = check_tilt_range(tilt_range)
+        check_tilt_axis(tilt_axis)
+        self.tilt_axis = tilt_axis
+        self.tilt_step = tilt_step
+        for parameter, value in (
+            ("voxel_size", voxel_size),
+            ("resolution", resolution),
+            ("tilt_step", tilt_step),
+        ):
+            if value is not None:
+                unit = "degrees" if parameter == "tilt_step" else "angstroms"
+                _positive(parameter, value, unit)
+        if not (microscope is None or isinstance(microscope, Microscope)):
+            raise TypeError(
+                f"microscope={microscope!r} of type {type(microscope).__name__}; "
+                "expected a Microscope, or None for perfect optics."
+            )
+        self.microscope = microscope
+        if convention not in ("exact", "liu2020"):
+            raise ValueError(
+                f"convention={convention!r}; expected 'exact' or 'liu2020'."
+            )
+        self.convention = convention
+        self._entropy = _seed_sequence(random_state).entropy
+        self.structures = _resolve_structures(structures)
+        self.n_per_class = n_per_class
+
+        radii = np.array([structure.radius for structure in self.structures])
+        if voxel_size is None:
+            voxel_size = 2 * float(radii.max()) / (self.size * (1 - 2 * self.max_shift))
+            if voxel_size == 0:
+                raise ValueError(
+                    "voxel_size=None cannot be derived from structures of a single "
+                    "point; expected a number of angstroms."
+                )
+        self.voxel_size = float(voxel_size)
+        self.resolution = (
+            2 * self.voxel_size if resolution is None else float(resolution)
+        )
+
+        cell = self.voxel_size / _POINTS_PER_VOXEL
+        self._points = [coarse_grain(structure, cell) for structure in self.structures]
+        # The bounding sphere of a single point still needs a size to be packed.
+        self._radii = np.maximum(radii, cell)
+        self._scene_size = _scene_size(self.size)
+        image = partial(
+            transfer_volume,
+            self._scene_size,
+            self.voxel_size,
+            microscope,
+            tilt_range=self.tilt_range,
+            tilt_step=tilt_step,
+            tilt_axis=tilt_axis,
+        )
+        transfer = image()
+        self._noise_transfer = noise_transfer(
+            transfer, image(optics=False), self.structural_noise
+        )
+        self._transfer = transfer * gaussian_transfer(
+            self._scene_size, self.voxel_size, self.resolution
+        )
+
+        target = np.repeat(np.arange(len(self.structures), dtype=np.int64), n_per_class)
+        rank = np.tile(np.arange(n_per_class), len(self.structures))
+        if shuffle:
+            # Keys of volumes have two numbers, so this one is nobody else's.
+            key = np.random.SeedSequence(self._entropy, spawn_key=(0,))
+            order = np.random.default_rng(key).permutation(len(target))
+            target, rank = target[order], rank[order]
+        self.target = target
+        self._rank = rank
+
+    @property
+    def n_subtomograms(self) -> int:  # numpydoc ignore=RT01
+        """Number of volumes."""
+        return len(self.target)
+
+    @property
+    def target_names(self) -> NDArray[np.str_]:  # numpydoc ignore=RT01
+        """The name of each class."""
+        return np.array([structure.name for structure in self.structures])
+
+    @property
+    def description(self) -> str:  # numpydoc ignore=RT01
+        """What the data set is, in words."""
+        optics = "perfect optics"
+        if self.microscope is not None:
+            optics = (
+                f"{self.microscope.voltage:g} kV, "
+                f"{self.microscope.defocus:g} micrometres underfocus"
+            )
+        step = "" if self.tilt_step is None else f" every {self.tilt_step:g} degrees"
+        lines = [
+            "Simulated subtomograms",
+            "----------------------",
+            f"{self.n_subtomograms} volumes of {self.size}^3 voxels of "
+            f"{self.voxel_size:.4g} A, {self.n_per_class} of each class, at "
+            f"{self.resolution:.4g} A resolution.",
+            "Target in a uniformly random orientation, off the centre by up to "
+            f"{self.max_shift:g} of the side along each axis, among "
+            f"{self.n_neighbors} neighbours drawn from all classes.",
+            f"{optics[0].upper()}{optics[1:]}; tilts from {self.tilt_range[0]:g} to "
+            f"{self.tilt_range[1]:g} degrees{step}; noise at a signal-to-noise "
+            f"variance ratio of {self._variance_ratio:g}.",
+            "",
+            "Classes:",
+        ]
+        for structure in self.structures:
+            line = (
+                f"- {structure.name}: {structure.mass / 1e3:.0f} kDa, "
+                f"radius {structure.radius:.0f} A"
+            )
+            if structure.description:
+                line += f"; {structure.description}"
+            lines.append(line)
+        return "\n".join(lines) + "\n"
+
+    @property
+    def _variance_ratio(self) -> float:
+        return self.snr / 2 if self.convention == "liu2020" else self.snr
+
+    def simulate(
+        self, rows: slice | ArrayLike | range | None = None, *, clean: bool = False
+    ) -> SimulatedChunk:
+        """Make some of the volumes.
+
+        Parameters
+        ----------
+        rows : array-like of int, range, slice or None, default=None
+            Indices of the volumes in the data set; None means all.
+        clean : bool, default=False
+            Whether to return the volumes without noise as well.
+
+        Returns
+        -------
+        SimulatedChunk
+            The volumes in the order of `rows`, and what is true of them.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        ValueError
+            If a volume shows nothing but constant density.
+        """
+        index = np.arange(self.n_subtomograms)
+        if rows is not None:
+            wanted = rows if isinstance(rows, slice) else np.asarray(rows)
+            if isinstance(wanted, np.ndarray) and not wanted.size:
+                wanted = wanted.astype(np.intp)
+            index = index[wanted]
+        chunk = self._empty(index, clean)
+        self._fill(index, chunk)
+        return chunk
+
+    def _empty(self, index: NDArray[np.int64], clean: bool) -> SimulatedChunk:
+        shape = (len(index), self.size, self.size, self.size)
+        return SimulatedChunk(
+            volumes=np.empty(shape, dtype=np.float32),
+            clean=np.empty(shape, dtype=np.float32) if clean else None,
+            target=self.target[index],
+            rotations=np.empty((len(index), 3, 3)),
+            shifts=np.empty((len(index), 3)),
+            neighbors=np.empty((len(index), self.n_neighbors), dtype=np.int64),
+        )
+
+    def _fill(self, index: NDArray[np.int64], chunk: SimulatedChunk) -> None:
+        """Make the volumes of given indices, in the arrays of a chunk."""
+        limit = self.max_shift * self.size * self.voxel_size
+        for row, number in enumerate(index):
+            label, rank = int(self.target[number]), int(self._rank[number])
+            seeds = np.random.SeedSequence(self._entropy, spawn_key=(label, rank))
+            pose_rng, crowd_rng, noise_rng = map(np.random.default_rng, seeds.spawn(3))
+            chunk.rotations[row] = random_rotations(1, pose_rng)[0]
+            chunk.shifts[row] = pose_rng.uniform(-limit, limit, size=3)
+            chunk.neighbors[row] = crowd_rng.integers(
+                len(self.structures), size=self.n_neighbors
+            )
+            scene = self._draw(
+                label,
+                chunk.neighbors[row],
+                chunk.rotations[row],
+                chunk.shifts[row],
+                crowd_rng,
+            )
+            signal = crop_center(apply_transfer(scene, self._transfer), self.size)
+            if not np.ptp(signal):
+                raise ValueError(
+                    f"voxel_size={self.voxel_size!r} with size={self.size} makes a "
+                    f"volume of class {self.structures[label].name!r} that shows "
+                    "nothing but constant density; expected a volume as large as the "
+                    "structures, or voxel_size=None."
+                )
+            if chunk.clean is not None:
+                chunk.clean[row] = signal
+            if np.isinf(self.snr):
+                chunk.volumes[row] = signal
+                continue
+            noise = filtered_noise(self._scene_size, self._noise_transfer, noise_rng)
+            noise = crop_center(noise, self.size)
+            chunk.volumes[row] = add_noise(signal, noise, self._variance_ratio)
+
+    def _draw(
+        self,
+        label: int,
+        neighbors: NDArray[np.int64],
+        rotation: NDArray[np.float64],
+        shift: NDArray[np.float64],
+        rng: np.random.Generator,
+    ) -> NDArray[np.float32]:
+        """Draw the target and the neighbours in the padded scene."""
+        turns = random_rotations(len(neighbors), rng)
+        centres = place_neighbors(
+            self._radii[label], self._radii[neighbors], rng, crowding=self.crowding
+        )
+        members = [label, *neighbors]
+        points = np.concatenate(
+            [
+                transform_points(self._points[member].coordinates, turn, centre)
+                for member, turn, centre in zip(
+                    members,
+                    [rotation, *turns],
+                    [shift, *(centres + shift)],
+                    strict=True,
+                )
+            ]
+        )
+        masses = np.concatenate([self._points[member].masses for member in members])
+        return draw_density(points, masses, self._scene_size, self.voxel_size)
+
+
+@overload
+def make_subtomograms(
+    n_per_class: int = ...,
+    *,
+    structures: str | Path | Sequence[str | Path | Structure] | None = ...,
+    size: int = ...,
+    voxel_size: float | None = ...,
+    resolution: float | None = ...,
+    snr: float = ...,
+    n_neighbors: int = ...,
+    max_shift: float = ...,
+    tilt_range: tuple[float, float] = ...,
+    shuffle: bool = ...,
+    random_state: int | np.random.RandomState | np.random.Generator | None = ...,
+    n_jobs: int | None = ...,
+    return_X_y: Literal[False] = ...,
+    crowding: float = ...,
+    tilt_step: float | None = ...,
+    tilt_axis: TiltAxis = ...,
+    microscope: Microscope | None = ...,
+    structural_noise: float = ...,
+    convention: Literal["exact", "liu2020"] = ...,
+    return_clean: bool = ...,
+) -> Bunch: ...
+
+
+@overload
+def make_subtomograms(
+    n_per_class: int = ...,
+    *,
+    structures: str | Path | Sequence[str | Path | Structure] | None = ...,
+    size: int = ...,
+    voxel_size: float | None = ...,
+    resolution: float | None = ...,
+    snr: float = ...,
+    n_neighbors: int = ...,
+    max_shift: float = ...,
+    tilt_range: tuple[float, float] = ...,
+    shuffle: bool = ...,
+    random_state: int | np.random.RandomState | np.random.Generator | None = ...,
+    n_jobs: int | None = ...,
+    return_X_y: Literal[True],
+    crowding: float = ...,
+    tilt_step: float | None = ...,
+    tilt_axis: TiltAxis = ...,
+    microscope: Microscope | None = ...,
+    structural_noise: float = ...,
+    convention: Literal["exact", "liu2020"] = ...,
+    return_clean: bool = ...,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
+
+def make_subtomograms(
+    n_per_class: int = 100,
+    *,
+    structures: str | Path | Sequence[str | Path | Structure] | None = None,
+    size: int = 32,
+    voxel_size: float | None = None,
+    resolution: float | None = None,
+    snr: float = 0.1,
+    n_neighbors: int = 4,
+    max_shift: float = 0.1,
+    tilt_range: tuple[float, float] = (-60.0, 60.0),
+    shuffle: bool = True,
+    random_state: int | np.random.RandomState | np.random.Generator | None = None,
+    n_jobs: int | None = None,
+    return_X_y: bool = False,
+    crowding: float = 0.5,
+    tilt_step: float | None = 3.0,
+    tilt_axis: TiltAxis = "y",
+    microscope: Microscope | None = _MICROSCOPE,
+    structural_noise: float = 0.5,
+    convention: Literal["exact", "liu2020"] = "exact",
+    return_clean: bool = False,
+) -> Bunch | tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Simulate subtomograms of several complexes.
+
+    Each volume shows one complex, its class, in a uniformly random orientation and off
+    the centre, among neighbours drawn from all classes, as a tilt series taken with a
+    microscope and reconstructed: with contrast transfer, missing wedge and noise.
+
+    Parameters
+    ----------
+    n_per_class : int, default=100
+        Number of volumes of each class.
+    structures : str, Path, list or None, default=None
+        The complexes, one class each. None means all phantoms (`list_phantoms`), which
+        need no file. A path means all PDB, mmCIF and MRC files of that folder
+        (`load_structures`). In a list, each item is the path of such a file
+        (`load_structure`), the name of a phantom, or a `Structure`.
+    size : int, default=32
+        Side of the volumes in voxels, at least 8.
+    voxel_size : float, default=None
+        Voxel size in angstroms. None means the smallest at which the largest structure
+        fits into the volume wherever it is shifted and turned: twice its bounding
+        radius is ``size * (1 - 2 * max_shift)`` voxels.
+    resolution : float, default=None
+        Resolution in angstroms, the inverse of the frequency at which amplitudes fall
+        to 1/e. None means two voxels. Finer than 1.8 voxels has no effect.
+    snr : float, default=0.1
+        Signal-to-noise ratio: the variance of the clean volume, neighbours included,
+        over the variance of the noise, exact for each volume. ``inf`` means no noise.
+    n_neighbors : int, default=4
+        Number of complexes packed around the target (`place_neighbors`), drawn from all
+        classes. The default is that of the paper's data [1]_.
+    max_shift : float, default=0.1
+        The target's centre of mass lies off the centre of the volume by a shift that is
+        uniform within this fraction of the side in either direction of each axis. Less
+        than 0.5.
+    tilt_range : (float, float), default=(-60.0, 60.0)
+        Smallest and largest tilt in degrees. Coefficients outside the range are missing
+        (`missing_wedge_mask`); (-90, 90) measures all. The default is that of the
+        paper's data [1]_.
     shuffle : bool, default=True
         Whether to shuffle the volumes; otherwise they come class by class.
     random_state : int, RandomState, Generator or None, default=None
@@ -162,6 +622,29 @@ def make_subtomograms(
         Number of threads, as for joblib. More than one pays from about 32 voxels on.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
+    crowding : float, default=0.5
+        How densely the neighbours are packed, in (0, 1]; at 1 they touch the target or
+        each other (`place_neighbors`).
+    tilt_step : float, default=3.0
+        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`). None means
+        a continuum of tilts.
+    tilt_axis : "x", "y" or float, default="y"
+        The tilt axis, or its angle from the y axis in degrees (`missing_wedge_mask`).
+        The beam runs along z.
+    microscope : Microscope or None, default=Microscope()
+        Voltage, aberration, defocus, envelope and detector. The default is a modern
+        microscope's, `Microscope.liu2020` has the values of the paper's data. None
+        means perfect optics: density with a missing wedge.
+    structural_noise : float, default=0.5
+        The fraction of the noise's variance that arises in the specimen and passes the
+        optics; the rest arises in the detector and passes only its transfer. Both have
+        the missing wedge. The default is that of the paper's data [1]_.
+    convention : {"exact", "liu2020"}, default="exact"
+        What `snr` means. "exact" is the definition above. "liu2020" is the nominal
+        value of the paper's data, in which noise of variance signal / snr comes in
+        twice, so that the ratio of variances is half of `snr`.
+    return_clean : bool, default=False
+        Whether the Bunch holds the volumes without noise as well.
 
     Returns
     -------
@@ -169,7 +652,8 @@ def make_subtomograms(
         A dictionary with attributes:
 
         data : ndarray of shape (n, size, size, size), float32
-            The volumes, z first, in daltons per cubic angstrom; protein is positive.
+            The volumes, z first; protein is positive. Without a microscope in daltons
+            per cubic angstrom, otherwise that times the transfer.
         target : ndarray of shape (n,), int64
             The class of each volume.
         target_names : ndarray of shape (n_classes,)
@@ -181,6 +665,10 @@ def make_subtomograms(
         shifts : ndarray of shape (n, 3)
             Position z, y, x of the target's centre of mass in angstroms relative to the
             centre of the volume, which is at ``(size - 1) / 2`` voxels.
+        neighbors : ndarray of shape (n, n_neighbors), int64
+            The classes of the complexes around each target.
+        clean : ndarray of shape (n, size, size, size), float32
+            The volumes without noise, if `return_clean`.
         voxel_size : float
             Voxel size in angstroms.
         resolution : float
@@ -204,6 +692,7 @@ def make_subtomograms(
 
     See Also
     --------
+    SubtomogramSimulator : Makes the same volumes piece by piece.
     load_structure : Read a structure file, with options for maps.
     list_phantoms : The names of the phantoms.
 
@@ -211,9 +700,20 @@ def make_subtomograms(
     -----
     The scene is drawn and filtered in a cube of twice the side, then cropped, as a
     subtomogram is cut from a tomogram: the crop's edges put a little energy back into
-    the missing wedge. Noise is added last and is white, also in the wedge. It has its
-    own random stream, so that the same `random_state` with ``snr=inf`` gives the clean
-    volumes. Volume i of a class does not depend on `n_per_class`.
+    the missing wedge. The noise is filtered and cropped in the same way, and scaled in
+    the crop. It has its own random stream, so that the same `random_state` with
+    ``snr=inf`` gives the clean volumes. Volume i of a class does not depend on
+    `n_per_class`.
+
+    References
+    ----------
+    .. [1] Liu, S. et al. (2020). Efficient cryo-electron tomogram simulation of
+       macromolecular crowding with application to SARS-CoV-2. IEEE International
+       Conference on Bioinformatics and Biomedicine, 80-87; used by Gupta, T. et al.
+       (2022). Frontiers in Physiology 13, 957484.
+    .. [2] Hagen, W. J. H., Wan, W. and Briggs, J. A. G. (2017). Implementation of a
+       cryo-electron tomography tilt-scheme optimized for high resolution subtomogram
+       averaging. Journal of Structural Biology 197, 191-198.
 
     Examples
     --------
@@ -227,131 +727,50 @@ def make_subtomograms(
     >>> X.shape, y.shape
     ((8, 8, 8, 8), (8,))
     """
-    n_per_class = _integer("n_per_class", n_per_class, 1)
-    size = _integer("size", size, 8)
-    n_neighbors = _integer("n_neighbors", n_neighbors, 0)
-    snr = _number("snr", snr, "a positive number or inf")
-    if not snr > 0:
-        raise ValueError(f"snr={snr!r}; expected a positive number or inf.")
-    max_shift = _number("max_shift", max_shift, "a fraction of the side in [0, 0.5)")
-    if not 0 <= max_shift < 0.5:
-        raise ValueError(
-            f"max_shift={max_shift!r}; expected a fraction of the side in [0, 0.5)."
-        )
-    tilt_range = _tilt_range(tilt_range)
-    for parameter, value in (("voxel_size", voxel_size), ("resolution", resolution)):
-        if value is not None:
-            _positive_length(parameter, value)
-    root = _seed_sequence(random_state)
-    classes = _resolve_structures(structures)
-
-    radii = np.array([structure.radius for structure in classes])
-    if voxel_size is None:
-        voxel_size = 2 * float(radii.max()) / (size * (1 - 2 * max_shift))
-        if voxel_size == 0:
-            raise ValueError(
-                "voxel_size=None cannot be derived from structures of a single point; "
-                "expected a number of angstroms."
-            )
-    voxel_size = float(voxel_size)
-    resolution = 2 * voxel_size if resolution is None else float(resolution)
-
-    scene_size = _scene_size(size)
-    transfer = gaussian_transfer(scene_size, voxel_size, resolution)
-    transfer *= missing_wedge_mask(scene_size, tilt_range)
-    cell = voxel_size / _POINTS_PER_VOXEL
-    scene = _Scene(
-        structures=[coarse_grain(structure, cell) for structure in classes],
-        # The bounding sphere of a single point still needs a size to be packed.
-        radii=np.maximum(radii, cell),
+    simulator = SubtomogramSimulator(
+        n_per_class,
+        structures=structures,
         size=size,
-        scene_size=scene_size,
         voxel_size=voxel_size,
-        transfer=transfer,
+        resolution=resolution,
         snr=snr,
         n_neighbors=n_neighbors,
         max_shift=max_shift,
-        entropy=root.entropy,
+        tilt_range=tilt_range,
+        shuffle=shuffle,
+        random_state=random_state,
+        crowding=crowding,
+        tilt_step=tilt_step,
+        tilt_axis=tilt_axis,
+        microscope=microscope,
+        structural_noise=structural_noise,
+        convention=convention,
     )
-    target = np.repeat(np.arange(len(classes), dtype=np.int64), n_per_class)
-    rank = np.tile(np.arange(n_per_class), len(classes))
-    if shuffle:
-        # Keys of volumes have two numbers, so this one is nobody else's.
-        key = np.random.SeedSequence(root.entropy, spawn_key=(0,))
-        order = np.random.default_rng(key).permutation(len(target))
-        target, rank = target[order], rank[order]
-
-    data = np.empty((len(target), size, size, size), dtype=np.float32)
-    rotations = np.empty((len(target), 3, 3))
-    shifts = np.empty((len(target), 3))
+    rows = np.arange(simulator.n_subtomograms)
+    whole = simulator._empty(rows, return_clean)
     # Threads, because NumPy and SciPy release the interpreter's lock for most of the
     # time, and because they can write into the same arrays.
     Parallel(n_jobs=n_jobs, require="sharedmem")(
-        delayed(_simulate)(
-            scene, target[rows], rank[rows], data[rows], rotations[rows], shifts[rows]
-        )
-        for rows in gen_batches(len(target), _CHUNK)
+        delayed(simulator._fill)(rows[part], whole.part(part))
+        for part in gen_batches(len(rows), _CHUNK)
     )
-
     if return_X_y:
-        return data, target
-    return Bunch(
-        data=data,
-        target=target,
-        target_names=np.array([structure.name for structure in classes]),
-        rotations=rotations,
-        shifts=shifts,
-        voxel_size=voxel_size,
-        resolution=resolution,
-        structures=classes,
-        DESCR=_describe(classes, n_per_class, scene, resolution, tilt_range),
+        return whole.volumes, simulator.target
+    bunch = Bunch(
+        data=whole.volumes,
+        target=simulator.target,
+        target_names=simulator.target_names,
+        rotations=whole.rotations,
+        shifts=whole.shifts,
+        neighbors=whole.neighbors,
+        voxel_size=simulator.voxel_size,
+        resolution=simulator.resolution,
+        structures=simulator.structures,
+        DESCR=simulator.description,
     )
-
-
-def _simulate(
-    scene: _Scene,
-    target: NDArray[np.int64],
-    rank: NDArray[np.int64],
-    data: NDArray[np.float32],
-    rotations: NDArray[np.float64],
-    shifts: NDArray[np.float64],
-) -> None:
-    """Fill in the volumes of given class and rank within the class, and their poses."""
-    limit = scene.max_shift * scene.size * scene.voxel_size
-    for row, (label, number) in enumerate(zip(target, rank, strict=True)):
-        key = (int(label), int(number))
-        seeds = np.random.SeedSequence(scene.entropy, spawn_key=key).spawn(3)
-        pose_rng, crowd_rng, noise_rng = map(np.random.default_rng, seeds)
-        rotations[row] = random_rotations(1, pose_rng)[0]
-        shifts[row] = pose_rng.uniform(-limit, limit, size=3)
-
-        crowd = crowd_rng.integers(len(scene.structures), size=scene.n_neighbors)
-        turns = random_rotations(scene.n_neighbors, crowd_rng)
-        centres = place_neighbors(scene.radii[label], scene.radii[crowd], crowd_rng)
-        members = [int(label), *crowd]
-        points = np.concatenate(
-            [
-                transform_points(scene.structures[member].coordinates, turn, centre)
-                for member, turn, centre in zip(
-                    members,
-                    [rotations[row], *turns],
-                    [shifts[row], *(centres + shifts[row])],
-                    strict=True,
-                )
-            ]
-        )
-        masses = np.concatenate([scene.structures[member].masses for member in members])
-        density = draw_density(points, masses, scene.scene_size, scene.voxel_size)
-        filtered = apply_transfer(density, scene.transfer)
-        clean = crop_center(filtered, scene.size)
-        if not np.ptp(clean):
-            raise ValueError(
-                f"voxel_size={scene.voxel_size!r} with size={scene.size} makes a "
-                f"volume of class {scene.structures[label].name!r} that shows nothing "
-                "but constant density; expected a volume as large as the structures, "
-                "or voxel_size=None."
-            )
-        data[row] = add_white_noise(clean, scene.snr, noise_rng)
+    if return_clean:
+        bunch.clean = whole.clean
+    return bunch
 
 
 def _scene_size(size: int) -> int:
@@ -452,53 +871,16 @@ def _number(parameter: str, value: Any, expected: str) -> float:
     return float(value)
 
 
-def _positive_length(parameter: str, value: Any) -> None:
-    expected = "a positive number of angstroms, or None"
+def _fraction(parameter: str, value: Any) -> float:
+    expected = "a fraction in [0, 1]"
+    number = _number(parameter, value, expected)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{parameter}={value!r}; expected {expected}.")
+    return number
+
+
+def _positive(parameter: str, value: Any, unit: str) -> None:
+    expected = f"a positive number of {unit}, or None"
     number = _number(parameter, value, expected)
     if not (np.isfinite(number) and number > 0):
         raise ValueError(f"{parameter}={value!r}; expected {expected}.")
-
-
-def _tilt_range(tilt_range: Any) -> tuple[float, float]:
-    expected = "two angles (smallest, largest) in degrees within [-90, 90]"
-    try:
-        low, high = tilt_range
-    except (TypeError, ValueError):
-        raise TypeError(f"tilt_range={tilt_range!r}; expected {expected}.") from None
-    if not (isinstance(low, Real) and isinstance(high, Real)):
-        raise TypeError(f"tilt_range={tilt_range!r}; expected {expected}.")
-    if not -90 <= float(low) < float(high) <= 90:
-        raise ValueError(f"tilt_range={tilt_range!r}; expected {expected}.")
-    return float(low), float(high)
-
-
-def _describe(
-    classes: list[Structure],
-    n_per_class: int,
-    scene: _Scene,
-    resolution: float,
-    tilt_range: tuple[float, float],
-) -> str:
-    lines = [
-        "Simulated subtomograms",
-        "----------------------",
-        f"{len(classes) * n_per_class} volumes of {scene.size}^3 voxels of "
-        f"{scene.voxel_size:.4g} A, {n_per_class} of each class, at "
-        f"{resolution:.4g} A resolution.",
-        "Target in a uniformly random orientation, off the centre by up to "
-        f"{scene.max_shift:g} of the side along each axis, among {scene.n_neighbors} "
-        "neighbours drawn from all classes.",
-        f"Tilts from {tilt_range[0]:g} to {tilt_range[1]:g} degrees about y; white "
-        f"noise at a signal-to-noise variance ratio of {scene.snr:g}.",
-        "",
-        "Classes:",
-    ]
-    for structure in classes:
-        line = (
-            f"- {structure.name}: {structure.mass / 1e3:.0f} kDa, "
-            f"radius {structure.radius:.0f} A"
-        )
-        if structure.description:
-            line += f"; {structure.description}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"

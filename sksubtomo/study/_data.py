@@ -69,6 +69,8 @@ def _simulate(settings: StudySettings) -> _Loaded:
         n_neighbors=settings.n_neighbors,
         max_shift=settings.max_shift,
         random_state=settings.seed,
+        microscope=None,
+        tilt_step=None,
     )
     labels = bunch.target_names.astype(str)[bunch.target]
     contents = {

@@ -3,13 +3,23 @@ import pytest
 from scipy import fft
 
 from sksubtomo.datasets import (
+    Microscope,
+    add_noise,
     add_white_noise,
     apply_transfer,
+    contrast_transfer,
     crop_center,
+    detector_mtf,
     draw_density,
+    envelope,
+    filtered_noise,
     gaussian_transfer,
     load_phantom,
     missing_wedge_mask,
+    noise_transfer,
+    tilt_angles,
+    tilt_weights,
+    transfer_volume,
 )
 
 
@@ -48,6 +58,13 @@ class TestDrawDensity:
         assert draw_density(edge, masses, 3, 1.0).sum() == 2
         assert draw_density(outside, masses, 3, 1.0).sum() == 0
 
+    def test_of_any_shape(self):
+        points, masses = np.array([[1.0, -1.0, 2.0]]), np.array([8.0])
+        volume = draw_density(points, masses, (3, 5, 7), 1.0)
+        assert volume.shape == (3, 5, 7)
+        assert volume[2, 1, 5] == 8
+        assert volume.sum() == 8
+
 
 class TestGaussianTransfer:
     @pytest.mark.parametrize("voxels", [2.5, 4.0, 6.0])
@@ -68,6 +85,177 @@ class TestGaussianTransfer:
     def test_keeps_mass_and_leaves_the_linear_kernel_alone(self):
         assert gaussian_transfer(8, 5.0, 20.0)[0, 0, 0] == 1
         assert (gaussian_transfer(8, 5.0, 5.0) == 1).all()
+
+    def test_of_any_shape_is_that_of_the_frequencies(self):
+        # Along y a side of 16 has every other frequency of a side of 32.
+        whole = gaussian_transfer(32, 5.0, 20.0)
+        part = gaussian_transfer((32, 16, 32), 5.0, 20.0)
+        np.testing.assert_array_equal(part, whole[:, ::2])
+
+
+class TestMicroscope:
+    @pytest.mark.parametrize(
+        ("parameter", "value"),
+        [
+            ("voltage", 0),
+            ("voltage", np.inf),
+            ("spherical_aberration", -1.0),
+            ("amplitude_contrast", 1.1),
+            ("defocus", np.nan),
+            ("b_factor", -1.0),
+            ("pixel_size", -1.0),
+        ],
+    )
+    def test_refuses_values(self, parameter, value):
+        with pytest.raises(ValueError, match=f"{parameter}={value!r}; expected"):
+            Microscope(**{parameter: value})
+
+    @pytest.mark.parametrize("value", ["300", None, True])
+    def test_refuses_types(self, value):
+        with pytest.raises(TypeError, match=f"voltage={value!r}; expected"):
+            Microscope(voltage=value)
+
+    def test_of_the_paper(self):
+        microscope = Microscope.liu2020(voxel_size=10.0)
+        assert microscope.voltage == 300.0
+        assert microscope.spherical_aberration == 2.0
+        assert microscope.defocus == 5.0
+        assert microscope.amplitude_contrast == 0.0
+        # The envelope falls to 1/e at 0.4 of Nyquist, which is 0.05 / angstrom.
+        assert envelope(0.4 * 0.05, microscope.b_factor) == pytest.approx(np.exp(-1))
+        with pytest.raises(ValueError, match="voxel_size=0"):
+            Microscope.liu2020(voxel_size=0)
+
+    def test_contrast_is_positive_for_underfocus(self):
+        low = np.linspace(0, 0.02, 20)
+        assert (contrast_transfer(low, Microscope(defocus=2.0)) > 0).all()
+        none = Microscope(defocus=-2.0, amplitude_contrast=0.0)
+        assert (contrast_transfer(low[1:], none) < 0).all()
+        assert contrast_transfer(0.0, Microscope(amplitude_contrast=0.1)) == (
+            pytest.approx(0.1)
+        )
+
+    def test_detector(self):
+        # At Nyquist of the pixel; a quarter of it after binning by four.
+        assert detector_mtf(1 / 20, 10.0) == pytest.approx(2 / np.pi)
+        assert detector_mtf(1 / 20, 2.5) == pytest.approx(np.sinc(1 / 8))
+        assert detector_mtf(1 / 20, 0.0) == 1
+
+
+class TestTilts:
+    def test_angles(self):
+        np.testing.assert_allclose(tilt_angles((-60, 60), 3.0), np.arange(-60, 61, 3))
+        np.testing.assert_allclose(tilt_angles((-60, 60), 0.1)[[0, -1]], [-60, 60])
+        np.testing.assert_allclose(
+            tilt_angles((-50, 60), 20), [-50, -30, -10, 10, 30, 50]
+        )
+        for step in (0, -3.0, np.nan):
+            with pytest.raises(ValueError, match="tilt_step"):
+                tilt_angles((-60, 60), step)
+
+    @pytest.mark.parametrize("axis", ["y", "x", 30.0, -77.0])
+    @pytest.mark.parametrize("shape", [15, 16, (16, 18, 21)])
+    def test_weights_are_those_of_a_real_volume(self, shape, axis):
+        # Only point-symmetric factors survive the way to real space and back.
+        for weights in (
+            tilt_weights(shape, (-50.0, 60.0), 4.0, axis),
+            missing_wedge_mask(shape, (-50.0, 60.0), axis),
+        ):
+            sides = (shape,) * 3 if isinstance(shape, int) else shape
+            kernel = fft.irfftn(weights.astype(complex), s=sides)
+            np.testing.assert_allclose(fft.rfftn(kernel), weights, atol=1e-12)
+
+    def test_axis_as_a_name_and_as_an_angle(self):
+        for function in (missing_wedge_mask, tilt_weights):
+            for name, angle in (("y", 0), ("x", 90.0)):
+                options = {"shape": (12, 14, 16), "tilt_range": (-40.0, 65.0)}
+                np.testing.assert_array_equal(
+                    function(**options, tilt_axis=name),
+                    function(**options, tilt_axis=angle),
+                )
+
+    def test_turned_axis_turns_the_wedge(self):
+        # At 45 degrees the wedge is the same along x and along -y, that is, y.
+        mask = missing_wedge_mask(15, (-60.0, 60.0), 45.0)
+        for kz in range(1, 8):
+            for k in range(8):
+                assert mask[kz, 0, k] == mask[kz, k, 0]
+        # Frequencies along the tilt axis lie in every slice.
+        assert mask[0, -3, 3]
+        assert not mask[5, -3, 3]
+        assert mask[5, 3, 3]
+
+    @pytest.mark.parametrize(
+        ("value", "error"), [("z", ValueError), (np.nan, ValueError), (None, TypeError)]
+    )
+    def test_refuses_an_axis(self, value, error):
+        with pytest.raises(error, match=f"tilt_axis={value!r}; expected"):
+            tilt_weights(8, (-60, 60), tilt_axis=value)
+
+    def test_a_single_slice(self):
+        # Tilts at 0 and nowhere near: the plane kz = 0, smoothed by half a coefficient.
+        weights = tilt_weights(32, (0.0, 1e-3), 1.0)
+        np.testing.assert_allclose(weights[0], 0.5)
+        np.testing.assert_array_equal(weights[2:-1], 0)
+
+    def test_slices_thin_out(self):
+        # With 6 degrees between them they are one coefficient apart at radius 10 and
+        # do not meet any more at 20; the continuum has no gaps.
+        weights = tilt_weights(64, (-60.0, 60.0), 6.0)[:, 0]
+        radius = np.hypot(*np.meshgrid(fft.fftfreq(64, 1 / 64), np.arange(33.0)))
+        angle = np.arctan2(*np.meshgrid(fft.fftfreq(64, 1 / 64), np.arange(33.0)))
+        inside = (np.abs(angle) < np.deg2rad(55)).T
+        radius = radius.T
+        inner = weights[inside & (radius < 4)].mean()
+        outer = weights[inside & (radius > 20)].mean()
+        assert inner == pytest.approx(1, abs=0.02)
+        assert outer < 0.4
+        full = tilt_weights(64, (-60.0, 60.0), None)
+        np.testing.assert_array_equal(full, missing_wedge_mask(64, (-60.0, 60.0)))
+
+    def test_are_a_mean_over_the_tilts_everywhere(self):
+        weights = tilt_weights((10, 12, 14), (-60.0, 60.0), 3.0)
+        assert weights.min() >= 0
+        assert weights.max() == 1
+        assert weights[0, :, 0].min() == 1
+
+
+class TestTransferVolume:
+    def test_is_the_product_of_its_parts(self):
+        microscope = Microscope(defocus=3.0, pixel_size=4.0)
+        shape, voxel_size = (12, 16, 20), 8.0
+        axes = [fft.fftfreq(n, voxel_size) for n in shape[:2]]
+        axes.append(fft.rfftfreq(shape[2], voxel_size))
+        frequency = np.linalg.norm(np.meshgrid(*axes, indexing="ij"), axis=0)
+        weights = tilt_weights(shape, (-50.0, 60.0), 2.0, "x")
+        tilts = {"tilt_range": (-50.0, 60.0), "tilt_step": 2.0, "tilt_axis": "x"}
+        detector = weights * detector_mtf(frequency, 4.0)
+        optics = contrast_transfer(frequency, microscope) * envelope(frequency, 240.0)
+        for found, expected in (
+            (
+                transfer_volume(shape, voxel_size, microscope, **tilts),
+                detector * optics,
+            ),
+            (
+                transfer_volume(shape, voxel_size, microscope, **tilts, optics=False),
+                detector,
+            ),
+            (transfer_volume(shape, voxel_size, None, **tilts), weights),
+        ):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_default_pixel_size_is_the_voxel_size(self):
+        one, other = (
+            transfer_volume(8, 10.0, Microscope(pixel_size=pixel_size))
+            for pixel_size in (None, 10.0)
+        )
+        np.testing.assert_array_equal(one, other)
+
+    @pytest.mark.parametrize("shape", [1, (8, 8), (8, 8, 0), 8.0])
+    def test_refuses_a_shape(self, shape):
+        with pytest.raises((ValueError, TypeError), match="shape"):
+            transfer_volume(shape, 10.0)
 
 
 class TestMissingWedge:
@@ -132,11 +320,58 @@ def test_crop_is_central():
     volume[4, 4, 4] = 1
     assert crop_center(volume, 3)[1, 1, 1] == 1
     for size in (4, 11, 0):
-        with pytest.raises(ValueError, match=f"size={size}"):
+        with pytest.raises(ValueError, match=f"shape={size}"):
             crop_center(volume, size)
 
 
+def test_crop_of_any_shape():
+    volume = np.arange(6 * 8 * 9, dtype=np.float32).reshape(6, 8, 9)
+    np.testing.assert_array_equal(crop_center(volume, (2, 4, 3)), volume[2:4, 2:6, 3:6])
+
+
 class TestNoise:
+    def test_is_filtered(self):
+        # Of white noise with unit variance only what passes is left.
+        mask = missing_wedge_mask(32, (-60.0, 60.0))
+        noise = filtered_noise(32, mask, np.random.default_rng(0))
+        assert noise.dtype == np.float32
+        power = np.abs(fft.rfftn(noise)) ** 2
+        assert power[~mask].max() < 1e-6 * power.mean()
+        assert noise.var() == pytest.approx(mask.mean(), rel=0.02)
+
+    @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+    def test_of_specimen_and_detector(self, fraction):
+        # The power of one draw is the mean of those of the two kinds.
+        microscope = Microscope(defocus=2.0)
+        structural = transfer_volume(32, 8.0, microscope)
+        detector = transfer_volume(32, 8.0, microscope, optics=False)
+        rng = np.random.default_rng(0)
+        power = []
+        for transfer in (
+            structural,
+            detector,
+            noise_transfer(structural, detector, fraction),
+        ):
+            noise = filtered_noise(32, transfer, rng)
+            spectrum = np.abs(fft.rfftn(noise)) ** 2 / noise.var()
+            # The signal's passband and what is left of it at a low frequency.
+            power.append([spectrum[:3, :3, :3].mean(), spectrum[:, :, 6:9].mean()])
+        expected = fraction * np.array(power[0]) + (1 - fraction) * np.array(power[1])
+        np.testing.assert_allclose(power[2], expected, rtol=0.5)
+        np.testing.assert_allclose(power[2][1], expected[1], rtol=0.1)
+        assert noise.var() == pytest.approx(1, rel=0.05)
+
+    def test_transfer_that_passes_nothing(self):
+        nothing = np.zeros((8, 8, 5), np.float32)
+        with pytest.raises(ValueError, match="zero"):
+            noise_transfer(nothing, nothing, 0.5)
+
+    def test_given_noise_is_scaled(self):
+        clean, noise = np.float32([0, 2, 0, 2]), np.float32([9, 9, -9, -9])
+        np.testing.assert_allclose(add_noise(clean, noise, 4.0), [0.5, 2.5, -0.5, 1.5])
+        with pytest.raises(ValueError, match="noise is constant"):
+            add_noise(clean, np.ones_like(clean), 1.0)
+
     @pytest.mark.parametrize("snr", [10.0, 1.0, 0.1, 0.01])
     def test_ratio_of_variances_is_exact(self, snr):
         clean = scene(16, 14.0)

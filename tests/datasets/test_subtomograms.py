@@ -4,11 +4,14 @@ import os
 import numpy as np
 import pytest
 from joblib import parallel_config
+from scipy import fft
 from scipy.spatial.transform import Rotation
 from sklearn.neighbors import KNeighborsClassifier
 
 from sksubtomo.datasets import (
+    Microscope,
     Structure,
+    SubtomogramSimulator,
     apply_transfer,
     crop_center,
     draw_density,
@@ -18,7 +21,13 @@ from sksubtomo.datasets import (
 )
 
 PAIR = ["groel", "rna_polymerase_ii"]
-CLEAN = {"snr": np.inf, "n_neighbors": 0, "tilt_range": (-90.0, 90.0)}
+CLEAN = {
+    "snr": np.inf,
+    "n_neighbors": 0,
+    "tilt_range": (-90.0, 90.0),
+    "tilt_step": None,
+    "microscope": None,
+}
 
 
 def equal(one, other):
@@ -51,6 +60,16 @@ def test_bunch():
     assert result.resolution == 2 * result.voxel_size
     assert "apoferritin: 475 kDa" in result.DESCR
     assert "20 volumes of 8^3" in result.DESCR
+
+
+def test_neighbors_and_clean_volumes():
+    options = {"structures": PAIR, "size": 8, "random_state": 0}
+    result = make_subtomograms(3, **options, return_clean=True)
+    assert result.neighbors.shape == (6, 4)
+    assert set(result.neighbors.ravel()) == {0, 1}
+    clean = make_subtomograms(3, **options, snr=np.inf)
+    np.testing.assert_array_equal(result.clean, clean.data)
+    assert "clean" not in clean
 
 
 def test_return_X_y():
@@ -246,6 +265,41 @@ class TestPhysics:
         for change in ({"tilt_range": (-40, 40)}, {"resolution": 80.0}):
             assert not np.allclose(make_subtomograms(1, **options, **change).data, base)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"tilt_step": 10.0},
+            {"tilt_axis": "x"},
+            {"microscope": None},
+            {"microscope": Microscope(defocus=3.0)},
+            {"crowding": 1.0},
+        ],
+    )
+    def test_imaging_matters(self, change):
+        options = {"structures": PAIR, "size": 16, "random_state": 0, "snr": np.inf}
+        base = make_subtomograms(1, **options)
+        other = make_subtomograms(1, **options, **change)
+        np.testing.assert_array_equal(base.rotations, other.rotations)
+        assert not np.allclose(other.data, base.data)
+
+    def test_structural_noise_passes_the_optics(self):
+        # Near the origin phase contrast is weak, for what passes the optics only.
+        power = {}
+        for fraction in (0.0, 0.5, 1.0):
+            result = make_subtomograms(
+                4,
+                structures=PAIR,
+                size=16,
+                snr=0.01,
+                random_state=0,
+                structural_noise=fraction,
+                return_clean=True,
+            )
+            spectrum = np.abs(fft.fftn(result.data - result.clean, axes=(1, 2, 3))) ** 2
+            low = spectrum[:, 0, 1, 0] + spectrum[:, 0, 0, 1]
+            power[fraction] = low.mean() / spectrum.mean()
+        assert power[1.0] < power[0.5] / 1.5 < power[0.0] / 2
+
     def test_volume_that_shows_nothing(self):
         options = {"structures": ["apoferritin"], "size": 8, "max_shift": 0.0}
         with pytest.raises(ValueError, match=r"voxel_size=0\.01 .*'apoferritin'"):
@@ -271,6 +325,41 @@ class TestDifficulty:
         classifier = KNeighborsClassifier(9).fit(features[train], result.target[train])
         # Ten classes: chance is 0.1.
         assert classifier.score(features[~train], result.target[~train]) < 0.35
+
+
+class TestSimulator:
+    def test_attributes(self):
+        simulator = SubtomogramSimulator(3, structures=PAIR, size=8, random_state=0)
+        bunch = make_subtomograms(3, structures=PAIR, size=8, random_state=0)
+        assert simulator.n_subtomograms == 6
+        np.testing.assert_array_equal(simulator.target, bunch.target)
+        np.testing.assert_array_equal(simulator.target_names, bunch.target_names)
+        assert simulator.voxel_size == bunch.voxel_size
+        assert simulator.resolution == bunch.resolution
+        assert simulator.description == bunch.DESCR
+
+    def test_rows(self):
+        simulator = SubtomogramSimulator(3, structures=PAIR, size=8, random_state=0)
+        whole = simulator.simulate()
+        assert whole.clean is None
+        for rows in (slice(1, 6, 2), [1, 3, 5], range(1, 6, 2), np.array([-5, 3, 5])):
+            part = simulator.simulate(rows)
+            np.testing.assert_array_equal(part.volumes, whole.volumes[1:6:2])
+            np.testing.assert_array_equal(part.target, whole.target[1:6:2])
+        mask = np.arange(6) == 2
+        np.testing.assert_array_equal(
+            simulator.simulate(mask).volumes, whole.volumes[2:3]
+        )
+        assert simulator.simulate([]).volumes.shape == (0, 8, 8, 8)
+        with pytest.raises(IndexError):
+            simulator.simulate([6])
+
+    def test_description_tells_the_realised_ratio(self):
+        simulator = SubtomogramSimulator(
+            1, size=8, snr=0.05, convention="liu2020", microscope=None, tilt_step=None
+        )
+        assert "variance ratio of 0.025" in simulator.description
+        assert "Perfect optics; tilts from -60 to 60 degrees;" in simulator.description
 
 
 class TestStructures:
@@ -344,6 +433,18 @@ class TestStructures:
         ("tilt_range", 60, TypeError),
         ("tilt_range", (-60, 0, 60), TypeError),
         ("tilt_range", ("a", "b"), TypeError),
+        ("crowding", 0.0, ValueError),
+        ("crowding", 1.1, ValueError),
+        ("crowding", None, TypeError),
+        ("tilt_step", 0, ValueError),
+        ("tilt_step", "3", TypeError),
+        ("tilt_axis", "z", ValueError),
+        ("tilt_axis", None, TypeError),
+        ("microscope", 300, TypeError),
+        ("structural_noise", -0.1, ValueError),
+        ("structural_noise", 1.1, ValueError),
+        ("structural_noise", "half", TypeError),
+        ("convention", "liu", ValueError),
         ("random_state", -1, ValueError),
         ("random_state", 0.5, TypeError),
         ("random_state", "0", TypeError),

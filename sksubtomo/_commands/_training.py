@@ -1,0 +1,171 @@
+"""Options that the commands which read particles and train on them share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_input(command: argparse.ArgumentParser) -> None:
+    """Add the particles and how to read them.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+        The command's parser.
+    """
+    command.add_argument(
+        "input",
+        metavar="INPUT",
+        help="particles: a STAR file, an MRC stack of volumes, a folder or pattern of "
+        "MRC files, or an HDF5, Zarr or EM file",
+    )
+    group = command.add_argument_group("reading")
+    group.add_argument(
+        "--voxel-size",
+        type=float,
+        metavar="A",
+        help="voxel size in angstroms, in place of what the files say",
+    )
+    group.add_argument(
+        "--invert-contrast",
+        action=argparse.BooleanOptionalAction,
+        help="multiply by -1; --no-invert-contrast says that dark particles are meant",
+    )
+    group.add_argument(
+        "--axes", default="zyx", help="order of the stored axes (default: zyx)"
+    )
+    group.add_argument("--dataset", help="which array of an HDF5 or Zarr file")
+    group.add_argument(
+        "--allow-image-stacks",
+        action="store_true",
+        help="take files for volumes that say they are stacks of images",
+    )
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `read_volumes` that were given.
+
+    Parameters
+    ----------
+    options : Namespace
+        The parsed options.
+
+    Returns
+    -------
+    dict
+        Keyword arguments.
+    """
+    names = ("voxel_size", "invert_contrast", "axes", "dataset", "allow_image_stacks")
+    return {name: getattr(options, name) for name in names}
+
+
+def add_training(command: argparse.ArgumentParser) -> Any:
+    """Add what pretraining can be told.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+        The command's parser.
+
+    Returns
+    -------
+    object
+        The group of options, for more of them.
+    """
+    group = command.add_argument_group("training")
+    group.add_argument(
+        "--epochs", type=int, metavar="N", help="of pretraining (default: 70)"
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, help="seed of everything (default: 0)"
+    )
+    group.add_argument(
+        "--device", default="auto", help="cpu, cuda, ... (default: auto, the fastest)"
+    )
+    return group
+
+
+def pretraining(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the parameters of the pretrainer.
+
+    Parameters
+    ----------
+    options : Namespace
+        The parsed options.
+
+    Returns
+    -------
+    dict
+        Parameters for `default_pretrainer`.
+
+    Raises
+    ------
+    ValueError
+        If the number of epochs or the seed makes no sense.
+    """
+    for flag, minimum in (("epochs", 1), ("fine_tune_epochs", 1), ("seed", 0)):
+        value = getattr(options, flag, None)
+        if value is not None and value < minimum:
+            raise ValueError(
+                f"--{flag.replace('_', '-')} {value}; expected at least {minimum}."
+            )
+    parameters = {"random_state": options.seed, "device": options.device, "verbose": 1}
+    if options.epochs is not None:
+        parameters["max_epochs"] = options.epochs
+    return parameters
+
+
+def add_overwrite(command: argparse.ArgumentParser) -> None:
+    """Add the permission to replace what is there.
+
+    Parameters
+    ----------
+    command : ArgumentParser
+        The command's parser.
+    """
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that exist already"
+    )
+
+
+def load_encoder(options: argparse.Namespace) -> Any:
+    """Load the encoder that was given.
+
+    Parameters
+    ----------
+    options : Namespace
+        The parsed options.
+
+    Returns
+    -------
+    ContrastivePretrainer or None
+        The encoder, on the device that was asked for.
+
+    Raises
+    ------
+    ValueError
+        If epochs of pretraining were given too, or the encoder cannot be loaded.
+    """
+    if options.encoder is None:
+        return None
+    if options.epochs is not None:
+        raise ValueError(
+            "--epochs is for pretraining; it cannot be given with --encoder."
+        )
+    from sksubtomo.pretraining import ContrastivePretrainer
+
+    return ContrastivePretrainer.load(options.encoder).set_params(device=options.device)
+
+
+def show(text: str) -> None:
+    """Print a text, whatever characters the terminal knows.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))

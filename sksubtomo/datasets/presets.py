@@ -1,0 +1,122 @@
+"""Published settings of the simulator, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sksubtomo.datasets.fetching import fetch_structure
+from sksubtomo.datasets.imaging import Microscope
+from sksubtomo.datasets.structures import Structure, _kind, _stem, load_structure
+
+_GUPTA2022_IDS = (
+    *("1bxn", "1f1b", "1yg6", "2byu", "2h12"),
+    *("2ldb", "3gl1", "3hhb", "4d4r", "6t3e"),
+)
+
+PRESETS = {"gupta2022": _GUPTA2022_IDS}
+"""The presets, and the ids of the PDB entries that are their classes."""
+
+
+def simulation_preset(
+    name: str = "gupta2022",
+    *,
+    structures: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of a published simulated data set.
+
+    Parameters
+    ----------
+    name : str, default="gupta2022"
+        Name of the preset. "gupta2022" is the simulated data of Gupta et al. [1]_: ten
+        PDB entries, 500 volumes each, 32^3 voxels of 10 A at 10 A resolution; the
+        target off the centre by up to 8 voxels, among four neighbours; tilts from -60
+        to 60 degrees; optics and the definition of the signal-to-noise ratio of Liu et
+        al. [2]_. Give `snr` yourself: the paper has inf, 0.05 and 0.03.
+    structures : str or Path, default=None
+        Folder with files of the entries, called by their ids, such as ``1bxn.cif.gz``
+        or ``3HHB.pdb``. Entries that are not there are downloaded (`fetch_structure`);
+        None downloads them all.
+    cache : str or Path, default=None
+        Where downloads are kept, as for `fetch_structure`.
+
+    Returns
+    -------
+    dict
+        Keyword arguments of `make_subtomograms`, `SubtomogramSimulator` and
+        `write_subtomograms`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset, if two files are called by the same id, or if a file
+        cannot be read.
+    FileNotFoundError
+        If there is no folder `structures`.
+    OSError
+        If an entry cannot be downloaded.
+
+    See Also
+    --------
+    fetch_structure : What downloads an entry.
+
+    Notes
+    -----
+    Two known mistakes in the original data are not repeated: its rotations are not
+    uniform, and the radii of the neighbours are such that most volumes show none. A
+    data set of this preset is therefore harder than the original.
+
+    References
+    ----------
+    .. [1] Gupta, T. et al. (2022). Frontiers in Physiology 13, 957484.
+    .. [2] Liu, S. et al. (2020). Efficient cryo-electron tomogram simulation of
+       macromolecular crowding with application to SARS-CoV-2. IEEE International
+       Conference on Bioinformatics and Biomedicine, 80-87.
+
+    Examples
+    --------
+    >>> from sksubtomo.datasets import make_subtomograms, simulation_preset
+    >>> preset = simulation_preset("gupta2022")  # doctest: +SKIP
+    >>> make_subtomograms(**preset | {"n_per_class": 10}, snr=0.05)  # doctest: +SKIP
+    """
+    if name not in PRESETS:
+        raise ValueError(f"name={name!r}; expected one of {', '.join(PRESETS)}.")
+    ids = PRESETS[name]
+    found = {} if structures is None else _files_by_id(Path(structures), ids)
+    paths = [found.get(i) or fetch_structure(i, folder=cache) for i in ids]
+    classes: list[Structure] = [
+        load_structure(path, name=i) for i, path in zip(ids, paths, strict=True)
+    ]
+    size, voxel_size = 32, 10.0
+    return {
+        "n_per_class": 500,
+        "structures": classes,
+        "size": size,
+        "voxel_size": voxel_size,
+        "resolution": 10.0,
+        "n_neighbors": 4,
+        "max_shift": 8 / size,
+        "tilt_range": (-60.0, 60.0),
+        "tilt_step": None,
+        "microscope": Microscope.liu2020(voxel_size),
+        "structural_noise": 0.5,
+        "convention": "liu2020",
+    }
+
+
+def _files_by_id(folder: Path, ids: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        pdb_id = _stem(path).lower()
+        if pdb_id not in ids or _kind(path) is None or not path.is_file():
+            continue
+        if pdb_id in found:
+            raise ValueError(
+                f"{found[pdb_id]} and {path} are both called {pdb_id}; expected one "
+                "file of each entry."
+            )
+        found[pdb_id] = path
+    return found

@@ -1,0 +1,636 @@
+"""From files of particles to encoders, embeddings and classes.
+
+Each function is a command as well: ``pretrain``, ``transform`` and ``classify``. All
+that can be checked is checked before anything is trained.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from sksubtomo._files import write_atomically, write_text
+from sksubtomo._saving import check_model_folder
+from sksubtomo.classification import RB3DClassifier, SubtomogramClassifier
+from sksubtomo.contrastive import SimCLR
+from sksubtomo.io import Subtomograms, read_labels, read_volumes, write_particles
+from sksubtomo.io.star import StarFile, format_values
+from sksubtomo.networks import RB3D
+from sksubtomo.pretraining import ContrastivePretrainer
+from sksubtomo.study.settings import StudySettings
+
+PathLike = str | Path
+Source = PathLike | Sequence[Any] | Subtomograms
+
+# The mark of unlabelled particles: no label can be empty.
+_UNLABELED = ""
+
+
+def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
+    """Return the pretrainer that the workflows use unless they are given another.
+
+    SimCLR with views in three dimensions, and the learning rate, batches and epochs of
+    the :ref:`study <study>`, in which it was best on real structures; RB3D with group
+    normalisation.
+
+    Parameters
+    ----------
+    **parameters
+        Parameters of the pretrainer to set, such as `max_epochs`.
+
+    Returns
+    -------
+    ContrastivePretrainer
+        An unfitted pretrainer.
+
+    Examples
+    --------
+    >>> from sksubtomo.workflows import default_pretrainer
+    >>> default_pretrainer(max_epochs=20).encoder
+    RB3D(norm='group')
+    """
+    settings = StudySettings()
+    pretrainer = ContrastivePretrainer(
+        SimCLR(),
+        encoder=RB3D(norm="group"),
+        augmentation=settings.views,
+        max_epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        random_state=0,
+    )
+    return pretrainer.set_params(**parameters)
+
+
+def default_classifier(**parameters: Any) -> RB3DClassifier:
+    """Return the classifier that the workflows use unless they are given another.
+
+    It pretrains with `default_pretrainer` on all particles and fine-tunes with the
+    defaults of :class:`~sksubtomo.RB3DClassifier` on the labelled ones.
+
+    Parameters
+    ----------
+    **parameters
+        Parameters of the classifier to set, such as `max_epochs`; with ``pretrainer__``
+        in front, of the pretrainer.
+
+    Returns
+    -------
+    RB3DClassifier
+        An unfitted classifier.
+
+    Examples
+    --------
+    >>> from sksubtomo.workflows import default_classifier
+    >>> classifier = default_classifier(max_epochs=20, pretrainer__max_epochs=100)
+    >>> classifier.max_epochs, classifier.pretrainer.max_epochs
+    (20, 100)
+    """
+    classifier = RB3DClassifier(default_pretrainer(), random_state=0)
+    return classifier.set_params(**parameters)
+
+
+def pretrain_encoder(
+    source: Source,
+    *,
+    pretrainer: ContrastivePretrainer | None = None,
+    output: PathLike | None = None,
+    overwrite: bool = False,
+    **reading: Any,
+) -> ContrastivePretrainer:
+    """Learn an encoder from particles without labels.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or Subtomograms
+        The particles: whatever :func:`~sksubtomo.io.read_volumes` reads, or what it
+        returned.
+    pretrainer : ContrastivePretrainer, default=None
+        What to fit; it is cloned. None is `default_pretrainer`.
+    output : path, default=None
+        Folder to save the encoder in, for :meth:`ContrastivePretrainer.load` and the
+        other workflows. None saves nothing.
+    overwrite : bool, default=False
+        Whether a model that is there already may be replaced.
+    **reading
+        Further arguments of :func:`~sksubtomo.io.read_volumes`, such as `voxel_size`
+        or `invert_contrast`.
+
+    Returns
+    -------
+    ContrastivePretrainer
+        The fitted pretrainer.
+
+    Raises
+    ------
+    ValueError
+        If the particles, the output or a parameter is not acceptable.
+    FileExistsError
+        If there is a model in `output` already and `overwrite` is False.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> from sksubtomo.io import write_volume_stack
+    >>> from sksubtomo.workflows import default_pretrainer, pretrain_encoder
+    >>> X, y = make_subtomograms(n_per_class=1, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stack = Path(folder, "stack.mrc")
+    ...     write_volume_stack(stack, X, voxel_size=10)
+    ...     encoder = pretrain_encoder(
+    ...         stack, pretrainer=default_pretrainer(max_epochs=1)
+    ...     )
+    >>> encoder.transform(X).shape
+    (10, 256)
+    """
+    if output is not None:
+        _check_model_output(Path(output), overwrite)
+    pretrainer = clone(pretrainer or default_pretrainer())
+    pretrainer.fit(_read(source, reading).volumes)
+    if output is not None:
+        pretrainer.save(output)
+    return pretrainer
+
+
+class EmbeddedParticles(NamedTuple):
+    """Embeddings of particles.
+
+    Attributes
+    ----------
+    embeddings : ndarray of shape (n, n_embedding), float32
+        One row a particle, in the order of the input.
+    names : ndarray of str, shape (n,)
+        The particles' names.
+    pretrainer : ContrastivePretrainer
+        What embedded them.
+    """
+
+    embeddings: NDArray[np.float32]
+    names: NDArray[np.str_]
+    pretrainer: ContrastivePretrainer
+
+
+def embed_particles(
+    source: Source,
+    *,
+    encoder: PathLike | ContrastivePretrainer | None = None,
+    pretrainer: ContrastivePretrainer | None = None,
+    output: PathLike | None = None,
+    overwrite: bool = False,
+    **reading: Any,
+) -> EmbeddedParticles:
+    """Embed particles, with a saved encoder or one learned from themselves.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or Subtomograms
+        The particles: whatever :func:`~sksubtomo.io.read_volumes` reads, or what it
+        returned.
+    encoder : path or ContrastivePretrainer, default=None
+        Folder of a saved pretrainer, or a fitted one. None pretrains on the particles
+        first.
+    pretrainer : ContrastivePretrainer, default=None
+        What to fit if there is no `encoder`; it is cloned. None is
+        `default_pretrainer`.
+    output : path, default=None
+        NumPy file (``.npy``) to write the embeddings to, one row a particle in the
+        order of the input. The names go beside it, into a CSV file of the same name
+        with the column ``particle``. None writes nothing.
+    overwrite : bool, default=False
+        Whether files that are there already may be replaced.
+    **reading
+        Further arguments of :func:`~sksubtomo.io.read_volumes`, such as `voxel_size`
+        or `invert_contrast`.
+
+    Returns
+    -------
+    EmbeddedParticles
+        Embeddings, names, and the pretrainer.
+
+    Raises
+    ------
+    ValueError
+        If the particles, the encoder, the output or a parameter is not acceptable.
+    FileExistsError
+        If a file is there already and `overwrite` is False.
+
+    Examples
+    --------
+    >>> from sksubtomo import ContrastivePretrainer
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> from sksubtomo.io import Subtomograms
+    >>> from sksubtomo.workflows import embed_particles
+    >>> X, y = make_subtomograms(n_per_class=1, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> encoder = ContrastivePretrainer(max_epochs=1, random_state=0).fit(X[:5])
+    >>> particles = Subtomograms(X, voxel_size=10, names=y.astype(str))
+    >>> embed_particles(particles, encoder=encoder).embeddings.shape
+    (10, 256)
+    """
+    if encoder is not None and pretrainer is not None:
+        raise ValueError(
+            "encoder and pretrainer were both given; expected at most one of them."
+        )
+    if output is not None:
+        output = Path(output)
+        if output.suffix != ".npy":
+            raise ValueError(f"{output}: expected a name that ends in .npy.")
+        _check_output(output, overwrite)
+        _check_output(output.with_suffix(".csv"), overwrite)
+    if encoder is None:
+        particles = _read(source, reading)
+        pretrainer = pretrain_encoder(particles, pretrainer=pretrainer)
+    else:
+        pretrainer = _fitted(encoder)
+        particles = _read(source, reading)
+        _check_shape(particles, pretrainer)
+    embeddings = pretrainer.transform(particles.volumes)
+    if output is not None:
+        _write_array(output, embeddings)
+        _write_names(output.with_suffix(".csv"), particles.names)
+    return EmbeddedParticles(embeddings, particles.names, pretrainer)
+
+
+@dataclass(frozen=True)
+class ClassifiedParticles:
+    """Particles with the classes they were given.
+
+    Attributes
+    ----------
+    names : ndarray of str, shape (n,)
+        The particles' names, in the order of the input.
+    labels : ndarray of str, shape (n,)
+        The labels that were given; empty for unlabelled particles.
+    classes : ndarray of str, shape (n,)
+        The most probable class of each particle, labelled ones included.
+    class_numbers : ndarray of int, shape (n,)
+        Its number from 1, in the sorted order of the classes, as ``rlnClassNumber``
+        has it.
+    probabilities : ndarray of shape (n,)
+        Its probability.
+    classifier : SubtomogramClassifier
+        The fitted classifier, whose ``predict_proba`` has the other classes'.
+    embeddings : ndarray of shape (n, n_embedding) or None
+        Embeddings by the pretrainer, before fine-tuning, if they were asked for.
+    star : StarFile or None
+        The STAR file with the classes in it, if the particles are from one.
+    """
+
+    names: NDArray[np.str_]
+    labels: NDArray[np.str_]
+    classes: NDArray[np.str_]
+    class_numbers: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    classifier: SubtomogramClassifier
+    embeddings: NDArray[np.float32] | None = None
+    star: StarFile | None = None
+
+    def summary(self) -> str:
+        """Return a table of the classes.
+
+        Returns
+        -------
+        str
+            For each class its number, how many particles were labelled with it, how
+            many were given it and their mean probability.
+        """
+        classes = self.classifier.classes_
+        width = max(5, *(len(name) for name in classes))
+        lines = [f"number  {'class':{width}}  labelled  assigned  mean probability"]
+        for number, name in enumerate(classes, 1):
+            chosen = self.class_numbers == number
+            mean = f"{self.probabilities[chosen].mean():.2f}" if chosen.any() else "-"
+            lines.append(
+                f"{number:6}  {name:{width}}  {(self.labels == name).sum():8}  "
+                f"{chosen.sum():8}  {mean:>16}"
+            )
+        return "\n".join(lines)
+
+
+def classify_particles(
+    source: Source,
+    labels: PathLike | Sequence[str | None] | None = None,
+    *,
+    labels_column: str | None = None,
+    classifier: SubtomogramClassifier | None = None,
+    encoder: PathLike | ContrastivePretrainer | None = None,
+    embeddings: bool = False,
+    output: PathLike | None = None,
+    model: PathLike | None = None,
+    overwrite: bool = False,
+    **reading: Any,
+) -> ClassifiedParticles:
+    """Classify particles of which a few are labelled.
+
+    All particles are pretrained on (unless an encoder is given), the labelled ones are
+    fine-tuned on, and all are given a class, the labelled ones included: theirs is
+    what the classifier says, which may differ from the label.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or Subtomograms
+        The particles: whatever :func:`~sksubtomo.io.read_volumes` reads, or what it
+        returned.
+    labels : path or sequence of str, default=None
+        A CSV file with the columns ``particle`` and ``label``, or a label for each
+        particle. In the file, particles are called what the STAR file calls them
+        (``rlnImageName``); from other sources ``000003@stack.mrc``, or the name of
+        their file. A particle that is missing, or whose label is empty (None in a
+        sequence), is unlabelled. Labels are text: "001" and "nan" are labels like
+        others.
+    labels_column : str, default=None
+        The column that has the labels, if they are in a STAR file: in the one that is
+        given as `labels`, or in the particles' own.
+    classifier : SubtomogramClassifier, default=None
+        What to fit; it is cloned. None is `default_classifier`.
+    encoder : path or ContrastivePretrainer, default=None
+        Folder of a saved pretrainer, or a fitted one, to start from. None pretrains as
+        the classifier says.
+    embeddings : bool, default=False
+        Whether embeddings by the pretrainer are returned, and written as columns.
+    output : path, default=None
+        STAR file to write: that of the input with every block and column kept, or a
+        new one for particles from other files. Added are ``rlnClassNumber`` (an older
+        one moves to ``sksubtomoPreviousClassNumber``), ``sksubtomoClass``,
+        ``sksubtomoProbability`` (of that class) and, with `embeddings`,
+        ``sksubtomoEmbedding1`` and so on. None writes nothing.
+    model : path, default=None
+        Folder to save the fitted classifier in.
+    overwrite : bool, default=False
+        Whether a file or model that is there already may be replaced. `output` may
+        then be the input.
+    **reading
+        Further arguments of :func:`~sksubtomo.io.read_volumes`, such as `voxel_size`
+        or `invert_contrast`.
+
+    Returns
+    -------
+    ClassifiedParticles
+        Classes, probabilities, names and the fitted classifier.
+
+    Raises
+    ------
+    ValueError
+        If the particles, their labels, the encoder, the output or a parameter is not
+        acceptable.
+    FileExistsError
+        If a file or model is there already and `overwrite` is False.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> from sksubtomo.io import Subtomograms
+    >>> from sksubtomo.workflows import classify_particles, default_classifier
+    >>> X, y = make_subtomograms(n_per_class=2, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> particles = Subtomograms(X, voxel_size=10, names=np.arange(20).astype(str))
+    >>> labels = ["proteasome", "ribosome"] + [None] * 18
+    >>> classifier = default_classifier(max_epochs=1, pretrainer__max_epochs=1)
+    >>> result = classify_particles(particles, labels, classifier=classifier)
+    >>> result.classifier.classes_
+    array(['proteasome', 'ribosome'], dtype='<U10')
+    >>> len(result.classes), set(result.class_numbers) <= {1, 2}
+    (20, True)
+    """
+    classifier = _prepare(classifier, encoder)
+    if embeddings and classifier.pretrainer is None:
+        raise ValueError(
+            "embeddings=True, but the classifier has no pretrainer, which would embed "
+            "the particles."
+        )
+    if output is not None:
+        _check_output(Path(output), overwrite)
+    if model is not None:
+        _check_model_output(Path(model), overwrite)
+    if labels is None:
+        labels = _own_labels(source, labels_column)
+    origin = "labels"
+    if isinstance(labels, (str, Path)):
+        origin = str(labels)
+        # To read the particles may take minutes.
+        if not Path(labels).is_file():
+            raise FileNotFoundError(f"{labels}: there is no such file.")
+    particles = _read(source, reading)
+    y = _labels_of(particles, labels, labels_column)
+    _check_classes(y, origin)
+    if isinstance(classifier.pretrainer, FrozenEstimator):
+        _check_shape(particles, classifier.pretrainer.estimator)
+
+    classifier.fit(particles.volumes, y)
+    probabilities = classifier.predict_proba(particles.volumes)
+    best = probabilities.argmax(axis=1)
+    result = ClassifiedParticles(
+        names=particles.names,
+        labels=y,
+        classes=classifier.classes_[best],
+        class_numbers=best + 1,
+        probabilities=probabilities.max(axis=1),
+        classifier=classifier,
+        embeddings=(
+            classifier.pretrainer_.transform(particles.volumes) if embeddings else None
+        ),
+    )
+    if model is not None:
+        classifier.save(model)
+    return _write_classes(particles, result, None if output is None else Path(output))
+
+
+def _read(source: Source, reading: dict[str, Any]) -> Subtomograms:
+    if not isinstance(source, Subtomograms):
+        return read_volumes(source, **reading)
+    if reading:
+        raise TypeError(
+            f"{sorted(reading)} cannot be given with particles that are read already."
+        )
+    return source
+
+
+def _fitted(encoder: PathLike | ContrastivePretrainer) -> ContrastivePretrainer:
+    if not isinstance(encoder, ContrastivePretrainer):
+        return ContrastivePretrainer.load(encoder)
+    check_is_fitted(encoder)
+    return encoder
+
+
+def _prepare(
+    classifier: SubtomogramClassifier | None,
+    encoder: PathLike | ContrastivePretrainer | None,
+) -> SubtomogramClassifier:
+    """Return an unfitted classifier that knows the mark of unlabelled particles."""
+    if classifier is None:
+        classifier = default_classifier()
+    if not isinstance(classifier, SubtomogramClassifier):
+        raise TypeError(
+            f"classifier is of type {type(classifier).__name__}; expected a "
+            "SubtomogramClassifier, such as RB3DClassifier."
+        )
+    classifier = clone(classifier).set_params(unlabeled=_UNLABELED)
+    if encoder is not None:
+        classifier.set_params(pretrainer=FrozenEstimator(_fitted(encoder)))
+    return classifier
+
+
+def _check_shape(particles: Subtomograms, encoder: ContrastivePretrainer) -> None:
+    found = particles.volumes.shape[1:]
+    if found != encoder.volume_shape_:
+        raise ValueError(
+            f"the encoder was trained on volumes of shape {encoder.volume_shape_}, but "
+            f"the particles have shape {found}; extract them at the same size and "
+            "voxel size, or pretrain an encoder on them."
+        )
+
+
+def _own_labels(source: Source, column: str | None) -> PathLike:
+    """Return the STAR file of the particles, which has their labels."""
+    if column is None:
+        raise ValueError("labels: expected them, or the column of the STAR file.")
+    if isinstance(source, Subtomograms):
+        source = "" if source.particles is None else source.particles.path
+    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() != ".star":
+        raise ValueError(
+            f"labels_column={column!r} was given without labels, but the particles are "
+            "not from a STAR file."
+        )
+    return source
+
+
+def _labels_of(
+    particles: Subtomograms, labels: PathLike | Sequence[str | None], column: str | None
+) -> NDArray[np.str_]:
+    """Return the label of each particle, empty if it has none."""
+    if isinstance(labels, (str, Path)):
+        found = _read_labels(particles, Path(labels), column)
+    elif column is not None:
+        raise ValueError(
+            f"labels_column={column!r} was given with labels that are not in a file."
+        )
+    else:
+        found = np.array(labels, dtype=object)
+        if found.shape != particles.names.shape:
+            raise ValueError(
+                f"labels: has shape {found.shape}; expected {particles.names.shape}, "
+                "one for each particle."
+            )
+    wrong = [label for label in found if not (label is None or isinstance(label, str))]
+    if wrong:
+        raise TypeError(
+            f"labels: has {wrong[0]!r} of type {type(wrong[0]).__name__}; expected "
+            "text, or None for an unlabelled particle."
+        )
+    return np.array([label or _UNLABELED for label in found], dtype=str)
+
+
+def _read_labels(
+    particles: Subtomograms, path: Path, column: str | None
+) -> NDArray[np.object_]:
+    names = [str(name) for name in particles.names]
+    try:
+        return read_labels(path, names, labels_column=column)
+    except ValueError:
+        # Files that were found in a folder may be named without it.
+        short = [Path(name).name for name in names]
+        if particles.particles is not None or len(set(short)) < len(short):
+            raise
+        with suppress(ValueError):
+            return read_labels(path, short, labels_column=column)
+        raise
+
+
+def _check_classes(y: NDArray[np.str_], origin: str) -> None:
+    classes, counts = np.unique(y[y != _UNLABELED], return_counts=True)
+    if len(classes) < 2:
+        found = ", ".join(
+            f"{str(name)!r} ({count})"
+            for name, count in zip(classes, counts, strict=True)
+        )
+        raise ValueError(
+            f"{origin}: has {counts.sum()} labelled particles of {len(y)}, of the "
+            f"classes {found or '(none)'}; expected at least two classes."
+        )
+    # What no STAR file can hold, such as a label with a line end.
+    format_values("sksubtomoClass", classes)
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected the name of a file.")
+    if path.exists() and not overwrite:
+        raise _exists(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: there is no such folder.")
+
+
+def _check_model_output(folder: Path, overwrite: bool) -> None:
+    if check_model_folder(folder) and not overwrite:
+        raise _exists(folder)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{path}: exists already; choose another name, or say that it may be replaced "
+        "(overwrite=True or --overwrite)."
+    )
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    def write(beside: Path) -> None:
+        # A name without .npy would get it from np.save, an open file does not.
+        with beside.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def _write_names(path: Path, names: NDArray[np.str_]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["particle"])
+    writer.writerows([name] for name in names)
+    write_text(path, text.getvalue())
+
+
+def _write_classes(
+    particles: Subtomograms, result: ClassifiedParticles, output: Path | None
+) -> ClassifiedParticles:
+    """Return the result with its STAR file, which is written if it has a name."""
+    if particles.particles is not None:
+        star = particles.particles.with_classes(
+            result.class_numbers,
+            result.classes,
+            result.probabilities,
+            result.embeddings,
+        )
+        if output is not None:
+            star.write(output)
+        return replace(result, star=star)
+    if output is not None:
+        optics: dict[str, Any] = {"rlnImageSize": particles.volumes.shape[-1]}
+        if particles.voxel_size is not None:
+            optics["rlnImagePixelSize"] = particles.voxel_size
+        columns: dict[str, Any] = {
+            "rlnImageName": result.names,
+            "rlnClassNumber": result.class_numbers,
+            "sksubtomoClass": result.classes,
+            "sksubtomoProbability": [f"{value:.6f}" for value in result.probabilities],
+        }
+        if result.embeddings is not None:
+            for k, values in enumerate(result.embeddings.T, 1):
+                columns[f"sksubtomoEmbedding{k}"] = values
+        write_particles(output, columns, optics=optics)
+    return result

@@ -1,0 +1,335 @@
+import mrcfile
+import numpy as np
+import pytest
+
+from sksubtomo.io import (
+    extract_subtomograms,
+    read_particles,
+    read_volume_stack,
+    write_particles,
+    write_volume,
+)
+
+SHAPE = (16, 24, 20)
+
+
+@pytest.fixture
+def tomogram():
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path, tomogram):
+    write_volume(tmp_path / "TS_01.mrc", tomogram, 10.0)
+    return tmp_path
+
+
+def write_star(path, coordinates, **columns):
+    """Write positions z, y, x in voxels."""
+    z, y, x = np.transpose(coordinates)
+    write_particles(
+        path,
+        {"rlnCoordinateX": x, "rlnCoordinateY": y, "rlnCoordinateZ": z, **columns},
+    )
+    return path
+
+
+def extract(folder, star, **options):
+    options = {"size": 4, "output": folder / "out", **options}
+    extraction = extract_subtomograms(folder / "TS_01.mrc", star, **options)
+    volumes, voxel_size = read_volume_stack(extraction.stack)
+    assert voxel_size == pytest.approx(extraction.voxel_size)
+    return extraction, volumes, read_particles(extraction.star)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_box_is_centred_on_the_voxel_of_half_its_side(folder, tomogram, size):
+    star = write_star(folder / "p.star", [(8, 12, 10), (5, 6, 7)])
+    _, volumes, particles = extract(folder, star, size=size)
+    for volume, (z, y, x) in zip(volumes, [(8, 12, 10), (5, 6, 7)], strict=True):
+        assert volume[size // 2, size // 2, size // 2] == tomogram[z, y, x]
+        np.testing.assert_array_equal(
+            volume,
+            tomogram[
+                z - size // 2 : z - size // 2 + size,
+                y - size // 2 : y - size // 2 + size,
+                x - size // 2 : x - size // 2 + size,
+            ],
+        )
+    assert particles.image_names == [
+        "000001@subtomograms.mrc",
+        "000002@subtomograms.mrc",
+    ]
+    assert particles.voxel_size == 10.0
+    assert particles.resolve_image(1) == (folder / "out" / "subtomograms.mrc", 1)
+    # Whole voxels need no origin, and the coordinates keep their bytes.
+    assert "rlnOriginXAngst" not in particles.loop
+    assert particles.loop.column("rlnCoordinateX") == ["10", "7"]
+
+
+@pytest.mark.parametrize("binning", [1, 2, 3])
+def test_what_rounding_leaves_is_kept_as_an_origin(folder, tomogram, binning):
+    centres = [(8.3, 12.8, 10.45), (7.5, 11.2, 9.9)]
+    star = write_star(folder / "p.star", centres)
+    _, volumes, particles = extract(folder, star, size=4, binning=binning)
+    # RELION: coordinate minus origin, in the tomogram ...
+    found = particles.coordinates(10.0, SHAPE, coordinate_voxel_size=10.0)
+    np.testing.assert_allclose(found, centres, atol=2e-4)
+    origins = np.array(
+        [particles.loop.column(f"rlnOrigin{axis}Angst") for axis in "ZYX"], float
+    ).T
+    assert 0.5 < np.abs(origins).max() <= 5.0 + 1e-6
+    # ... and box centre minus origin, in the box.
+    boxes = particles.coordinates(
+        10.0, SHAPE, coordinate_voxel_size=10.0, apply_shifts=False
+    )
+    for volume, box in zip(volumes, boxes, strict=True):
+        first = box - (binning - 1) / 2
+        cube = tuple(slice(round(a), round(a) + binning) for a in first)
+        np.testing.assert_allclose(volume[2, 2, 2], tomogram[cube].mean(), rtol=1e-5)
+
+
+def test_binning_averages_cubes(folder, tomogram):
+    star = write_star(folder / "p.star", [(7.5, 11.5, 9.5)])
+    extraction, volumes, particles = extract(folder, star, size=2, binning=4)
+    # The centre of a box of two is its second voxel.
+    start = np.array([8, 12, 10]) - 2 - 4
+    box = tomogram[tuple(slice(a, a + 8) for a in start)]
+    np.testing.assert_allclose(
+        volumes[0], box.reshape(2, 4, 2, 4, 2, 4).mean((1, 3, 5)), rtol=1e-5
+    )
+    assert extraction.voxel_size == particles.voxel_size == 40.0
+
+
+def test_contrast_and_normalisation(folder, tomogram):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    _, volumes, _ = extract(folder, star, invert_contrast=True, normalize=True)
+    box = tomogram[6:10, 10:14, 8:12].astype(float)
+    np.testing.assert_allclose(
+        volumes[0], -(box - box.mean()) / box.std(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_boxes_over_the_edge_are_dropped_and_named(folder):
+    star = write_star(
+        folder / "p.star",
+        [(8, 12, 10), (1, 12, 10), (14, 12, 10), (15, 12, 10), (8, 99, 10)],
+        rlnTomoParticleName=[f"TS_01/{i}" for i in range(1, 6)],
+    )
+    extraction, volumes, particles = extract(folder, star)
+    assert extraction.dropped == ["TS_01/2", "TS_01/4", "TS_01/5"]
+    assert particles.loop.column("rlnTomoParticleName") == ["TS_01/1", "TS_01/3"]
+    assert len(volumes) == 2
+    assert "3 dropped" in extraction.summary()
+    assert "TS_01/4" in extraction.summary()
+
+
+def test_boxes_over_the_edge_are_padded_with_their_mean(folder, tomogram):
+    star = write_star(folder / "p.star", [(8, 12, 10), (1, 12, 10), (8, 99, 10)])
+    extraction, volumes, _ = extract(folder, star, edge="pad")
+    assert extraction.dropped == ["3"]
+    assert extraction.padded == ["2"]
+    inside = tomogram[0:3, 10:14, 8:12]
+    np.testing.assert_array_equal(volumes[1, 1:], inside)
+    np.testing.assert_allclose(volumes[1, 0], inside.mean(dtype=float), rtol=1e-5)
+
+
+def test_constant_boxes_are_told_of_and_not_nan(tmp_path):
+    write_volume(tmp_path / "TS_01.mrc", np.full(SHAPE, 3.3), 10.0)
+    star = write_star(tmp_path / "p.star", [(8, 12, 10)])
+    extraction, volumes, _ = extract(tmp_path, star, normalize=True)
+    assert extraction.constant == ["1"]
+    np.testing.assert_allclose(volumes, 0, atol=1e-6)
+
+
+RELION5 = """
+# version 50001
+
+data_general
+
+_rlnTomoSubTomosAre2DStacks                       1
+
+
+# version 50001
+
+data_optics
+
+loop_
+_rlnOpticsGroup #1
+_rlnOpticsGroupName #2
+_rlnTomoTiltSeriesPixelSize #3
+_rlnImagePixelSize #4
+_rlnImageSize #5
+_rlnImageDimensionality #6
+1 "my optics" 2.5 5.0 64 2
+
+
+# version 50001
+
+data_particles
+
+loop_
+_rlnTomoName #1
+_rlnCenteredCoordinateXAngst #2
+_rlnCenteredCoordinateYAngst #3
+_rlnCenteredCoordinateZAngst #4
+_rlnOriginXAngst #5
+_rlnOriginYAngst #6
+_rlnOriginZAngst #7
+_rlnTomoSubtomogramRot #8
+_rlnTomoSubtomogramTilt #9
+_rlnTomoSubtomogramPsi #10
+_rlnOpticsGroup #11
+_rlnImageName #12
+_odd #13
+001   13.00   7.00 -11.00  4.00 0.00 0.00  30.0  40.0 50.0 1 Extract/1_stack2d.mrcs  'a b'
+002   10.00   0.00   0.00  0.00 0.00 0.00   0.0   0.0  0.0 1 Extract/2_stack2d.mrcs  "it's"
+001  -20.00   0.50   0.00  0.00 0.00 0.00   0.0   0.0  0.0 1 Extract/3_stack2d.mrcs  c
+"""  # noqa: E501
+
+
+def test_relion5_stacks_become_volumes(folder, tomogram):
+    star = folder / "p.star"
+    star.write_text(RELION5)
+    (folder / "TS_01.mrc").rename(folder / "rec_001.mrc")
+    extraction = extract_subtomograms(
+        folder / "rec_001.mrc", star, size=4, output=folder / "out"
+    )
+    before, after = read_particles(star), read_particles(extraction.star)
+    assert before.is_image_stack
+    assert not after.is_image_stack
+    assert after.voxel_size == 10.0
+    assert after.optics.column("rlnImageSize") == ["4"]
+    assert after.optics.column("rlnOpticsGroupName") == ["my optics"]
+    assert after.loop.tags == before.loop.tags
+    assert after.loop.column("odd") == ["a b", "c"]
+    # Only this tomogram's, whose particles are where they were.
+    positions = before.coordinates(10.0, SHAPE)[[0, 2]]
+    np.testing.assert_allclose(after.coordinates(10.0, SHAPE), positions, atol=2e-4)
+    nearest = after.coordinates(10.0, SHAPE, apply_shifts=False)
+    np.testing.assert_allclose(nearest, np.floor(positions + 0.5), atol=2e-4)
+    volumes, _ = read_volume_stack(extraction.stack)
+    z, y, x = nearest[0].round().astype(int)
+    assert volumes[0, 2, 2, 2] == tomogram[z, y, x]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("TS_1.mrc", "TS_1"),
+        ("TS_1.mrc", "TS_1.tomostar"),
+        ("TS_1_10.00Apx.mrc", "TS_1.tomostar"),
+        ("rec_TS_1.mrc", "TS_1"),
+        ("TS_1.rec", "tomograms/TS_1.mrc"),
+        ("001.mrc", "001"),
+    ],
+)
+def test_tomogram_is_found_by_its_name(tmp_path, tomogram, file, name):
+    write_volume(tmp_path / file, tomogram, 10.0)
+    star = write_star(
+        tmp_path / "p.star",
+        [(8, 12, 10), (8, 12, 11), (8, 12, 12)],
+        rlnMicrographName=["TS_11", name, "1"],
+    )
+    extraction = extract_subtomograms(
+        tmp_path / file, star, size=4, output=tmp_path / "out"
+    )
+    assert extraction.names == ["2"]
+
+
+def test_tomogram_can_be_named(folder):
+    star = write_star(
+        folder / "p.star", [(8, 12, 10), (8, 12, 11)], rlnTomoName=["a", "b"]
+    )
+    with pytest.raises(ValueError, match=r"\(a, b\).*TS_01\.mrc.*--tomogram-name"):
+        extract(folder, star)
+    assert extract(folder, star, tomogram_name="b")[0].names == ["2"]
+    with pytest.raises(ValueError, match="'c'"):
+        extract(folder, star, tomogram_name="c", overwrite=True)
+
+
+def test_selection(folder):
+    star = write_star(
+        folder / "p.star",
+        [(8, 12, 10), (8, 12, 11), (8, 12, 12)],
+        rlnTomoParticleName=["t/1", "t/2", "t/3"],
+    )
+    extraction, _, particles = extract(folder, star, selection=["t/3", "t/1"])
+    assert extraction.names == ["t/1", "t/3"]
+    assert particles.loop.column("rlnCoordinateX") == ["10", "12"]
+    with pytest.raises(ValueError, match=r"1 particles are not in .*\(t/9\)"):
+        extract(folder, star, selection=["t/1", "t/9"], overwrite=True)
+
+
+def test_coordinates_of_another_pixel_size(folder, tomogram):
+    star = write_star(folder / "p.star", [(32, 48, 40)])
+    with pytest.raises(ValueError, match="z=32.0, y=48.0, x=40.0"):
+        extract(folder, star)
+    assert not (folder / "out").exists()
+    _, volumes, particles = extract(folder, star, coordinate_voxel_size=2.5)
+    assert volumes[0, 2, 2, 2] == tomogram[8, 12, 10]
+    assert particles.loop.column("rlnCoordinateX") == ["40"]
+
+
+def test_existing_files_are_kept_unless_asked(folder):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    extract(folder, star)
+    with pytest.raises(FileExistsError, match=r"subtomograms\.mrc.*--overwrite"):
+        extract(folder, star, size=6)
+    _, volumes, _ = extract(folder, star, size=6, overwrite=True)
+    assert volumes.shape == (1, 6, 6, 6)
+    with pytest.raises(ValueError, match="is the input"):
+        extract(folder, folder / "out" / "particles.star", overwrite=True)
+
+
+def test_failure_leaves_the_old_files(folder):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    extract(folder, star)
+    with (folder / "TS_01.mrc").open("r+b") as file:
+        file.seek(1024 + 4 * np.ravel_multi_index((8, 12, 10), SHAPE))
+        file.write(np.float32(np.nan).tobytes())
+    with pytest.raises(ValueError, match=r"TS_01\.mrc, particle 1: .* NaN"):
+        extract(folder, star, overwrite=True)
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "particles.star",
+        "subtomograms.mrc",
+    ]
+    assert np.isfinite(read_volume_stack(folder / "out" / "subtomograms.mrc")[0]).all()
+
+
+def test_tilt_series_is_refused(tmp_path, tomogram):
+    with mrcfile.new(tmp_path / "TS_01.mrc") as mrc:
+        mrc.set_data(tomogram)
+        mrc.set_image_stack()
+        mrc.voxel_size = 10.0
+    star = write_star(tmp_path / "p.star", [(8, 12, 10)])
+    with pytest.raises(ValueError, match="16 images"):
+        extract(tmp_path, star)
+    assert len(extract(tmp_path, star, allow_image_stack=True)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size=0"),
+        ({"size": 2.5}, "size=2.5"),
+        ({"binning": 0}, "binning=0"),
+        ({"edge": "cut"}, "edge='cut'"),
+        ({"size": 10**6, "edge": "pad"}, "size=1000000"),
+        ({"voxel_size": -1.0}, "voxel_size"),
+        ({"coordinate_units": "metres"}, "'metres'"),
+    ],
+)
+def test_bad_parameters(folder, options, message):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    with pytest.raises(ValueError, match=message):
+        extract(folder, star, **options)
+    assert not (folder / "out").exists()
+
+
+def test_unknown_voxel_size(tmp_path, tomogram):
+    write_volume(tmp_path / "TS_01.mrc", tomogram, None)
+    star = write_star(tmp_path / "p.star", [(8, 12, 10)])
+    with pytest.raises(ValueError, match=r"TS_01\.mrc: .*--voxel-size"):
+        extract(tmp_path, star)
+    assert extract(tmp_path, star, voxel_size=7.0)[0].voxel_size == 7.0

@@ -1,0 +1,416 @@
+import csv
+import os
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+
+from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo.io import (
+    Subtomograms,
+    read_particles,
+    write_volume,
+    write_volume_stack,
+)
+from sksubtomo.study import StudySettings
+from sksubtomo.workflows import (
+    classify_particles,
+    default_classifier,
+    default_pretrainer,
+    embed_particles,
+    pretrain_encoder,
+)
+
+N = 12
+X = np.random.default_rng(0).normal(size=(N, 8, 8, 8)).astype(np.float32)
+# Two classes that can be told apart after an epoch or two.
+X[::2, 2:6, 2:6, 2:6] += 3
+LABELS = ["nan", "001", "nan", "001", "nan", "001", *[""] * (N - 6)]
+HEAD = (
+    "# kept\r\n\r\ndata_\r\n\r\n_rlnTomoSubTomosAre2DStacks 0\r\n\r\n"
+    "data_optics\r\n\r\nloop_\r\n_rlnOpticsGroup #1\r\n_rlnImagePixelSize #2\r\n"
+    "1 10.0\r\n2 10.000\r\n\r\n"
+    "data_particles\r\n\r\nloop_\r\n_rlnTomoName #1\r\n_rlnImageName #2\r\n"
+    "_rlnClassNumber #3\r\n_rlnOpticsGroup #4\r\n_rlnRemark #5\r\n"
+)
+TAIL = "\r\ndata_more\r\n\r\n_rlnThing   'a  b' # also kept\r\n"
+
+
+def name(i):
+    return f"{i + 1:06d}@stack.mrc"
+
+
+def row(i, number="7"):
+    return f"001  {name(i)}\t{number} {i % 2 + 1}   \"odd 'one' é\""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_volume_stack(tmp_path / "stack.mrc", X, voxel_size=10)
+    rows = "".join(f"{row(i)}\r\n" for i in range(N))
+    text = f"{HEAD}{rows}{TAIL}"
+    (tmp_path / "particles.star").write_bytes(text.encode())
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["particle", "label"])
+        # In another order, and some without a line.
+        writer.writerows([name(i), LABELS[i]] for i in reversed(range(N - 2)))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return default_pretrainer(max_epochs=1, device="cpu").fit(X)
+
+
+@pytest.fixture
+def classifier():
+    return default_classifier(max_epochs=2, pretrainer__max_epochs=1, device="cpu")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def fit(self, *arguments):
+        pytest.fail("something was trained")
+
+    monkeypatch.setattr(RB3DClassifier, "fit", fit)
+    monkeypatch.setattr(ContrastivePretrainer, "fit", fit)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_defaults_are_the_study_s_best():
+    settings = StudySettings()
+    pretrainer = default_classifier().pretrainer
+    assert repr(pretrainer) == repr(default_pretrainer())
+    assert pretrainer.method.__class__.__name__ == "SimCLR"
+    assert pretrainer.encoder.norm == "group"
+    assert repr(pretrainer.augmentation) == repr(settings.views)
+    assert (pretrainer.lr, pretrainer.max_epochs) == (settings.lr, settings.epochs)
+    assert default_pretrainer(max_epochs=3).max_epochs == 3
+    assert default_classifier(pretrainer__lr=1.0).pretrainer.lr == 1
+
+
+def test_the_same_star_comes_out(folder, classifier):
+    output = folder / "out.star"
+    result = classify_particles(
+        folder / "particles.star",
+        folder / "labels.csv",
+        classifier=classifier,
+        output=output,
+    )
+    text = output.read_bytes().decode()
+    assert text.startswith(HEAD)
+    assert text.endswith(TAIL)
+    lines = text.split("\r\n")
+    for i in range(N):
+        number = str(result.class_numbers[i])
+        (line,) = [line for line in lines if f"  {name(i)}\t" in line]
+        assert line == (
+            f"{row(i, number)} 7 {result.classes[i]} {result.probabilities[i]:.6f}"
+        )
+    loop = read_particles(output).loop
+    assert loop.tags[-3:] == [
+        "sksubtomoPreviousClassNumber",
+        "sksubtomoClass",
+        "sksubtomoProbability",
+    ]
+    assert result.star.block("particles").loops[0].column("sksubtomoClass") == list(
+        result.classes
+    )
+
+
+def test_classes_are_those_of_the_estimators(folder, classifier):
+    result = classify_particles(
+        folder / "particles.star", folder / "labels.csv", classifier=classifier
+    )
+    expected = clone(classifier).set_params(unlabeled="").fit(X, LABELS)
+    proba = expected.predict_proba(X)
+    np.testing.assert_array_equal(result.classes, expected.predict(X))
+    np.testing.assert_array_equal(result.probabilities, proba.max(axis=1))
+    np.testing.assert_array_equal(result.labels, LABELS)
+    np.testing.assert_array_equal(result.names, [name(i) for i in range(N)])
+    # Labels stay text, and numbers count the sorted classes from 1.
+    assert result.classifier.classes_.tolist() == ["001", "nan"]
+    np.testing.assert_array_equal(
+        result.class_numbers, np.where(result.classes == "001", 1, 2)
+    )
+    # The classifier that was given is as it was.
+    assert not hasattr(classifier, "classes_")
+    assert classifier.unlabeled is None
+    assert not list(folder.glob("*out*"))
+
+
+def test_labels_of_any_script(folder, encoder, classifier):
+    labels = ["リボソーム", "20S «α»", "it's"] * 2 + [None] * (N - 6)
+    result = classify_particles(
+        folder / "particles.star",
+        labels,
+        encoder=encoder,
+        classifier=classifier,
+        output=folder / "out.star",
+        model=folder / "model",
+    )
+    written = read_particles(folder / "out.star").loop.column("sksubtomoClass")
+    assert written == result.classes.tolist()
+    assert set(written) <= set(labels[:3])
+    loaded = RB3DClassifier.load(folder / "model")
+    np.testing.assert_array_equal(loaded.predict(X), result.classes)
+    assert set(labels[:3]) == {*loaded.classes_}
+    for label in labels[:3]:
+        assert label in result.summary()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_encoder_is_where_it_starts(folder, encoder, classifier, saved):
+    encoder.save(folder / "encoder")
+    result = classify_particles(
+        folder / "particles.star",
+        folder / "labels.csv",
+        encoder=folder / "encoder" if saved else encoder,
+        classifier=classifier,
+        embeddings=True,
+        output=folder / "out.star",
+    )
+    fitted = result.classifier.pretrainer_
+    assert (fitted is encoder) == (not saved)
+    np.testing.assert_array_equal(result.embeddings, encoder.transform(X))
+    columns = read_particles(folder / "out.star").loop.columns(
+        [f"sksubtomoEmbedding{k + 1}" for k in range(256)]
+    )
+    written = np.array(list(columns.values()), dtype=np.float32).T
+    np.testing.assert_array_equal(written, result.embeddings)
+
+
+def test_labels_in_a_column(folder, encoder, classifier):
+    star = folder / "particles.star"
+    chosen = {"encoder": encoder, "classifier": classifier}
+    first = classify_particles(star, LABELS, output=folder / "1.star", **chosen)
+    table = read_particles(star)
+    table.with_columns({"myLabel": LABELS}).write(folder / "labelled.star")
+    own = classify_particles(
+        folder / "labelled.star", labels_column="myLabel", **chosen
+    )
+    other = classify_particles(
+        star, folder / "labelled.star", labels_column="myLabel", **chosen
+    )
+    for result in (own, other):
+        np.testing.assert_array_equal(result.labels, LABELS)
+        np.testing.assert_array_equal(result.classes, first.classes)
+    # Numbers are labels as well, and all particles have one.
+    again = classify_particles(star, labels_column="rlnOpticsGroup", **chosen)
+    assert again.classifier.classes_.tolist() == ["1", "2"]
+    assert (again.labels != "").all()
+
+
+def test_other_sources_get_a_new_star(folder, encoder, classifier):
+    particles = folder / "particles"
+    particles.mkdir()
+    for i, volume in enumerate(X):
+        write_volume(particles / f"p{i}.mrc", volume, voxel_size=12.5)
+    (folder / "short.csv").write_text("particle,label\np0.mrc,a\np11.mrc,b\n")
+    result = classify_particles(
+        particles,
+        folder / "short.csv",
+        encoder=encoder,
+        classifier=classifier,
+        embeddings=True,
+        output=folder / "out.star",
+    )
+    assert result.star is None
+    assert result.labels.tolist() == ["a", *[""] * (N - 2), "b"]
+    written = read_particles(folder / "out.star")
+    assert written.image_names == [str(particles / f"p{i}.mrc") for i in range(N)]
+    assert written.voxel_size == 12.5
+    assert written.loop.column("sksubtomoClass") == result.classes.tolist()
+    assert written.loop.column("rlnClassNumber") == [
+        str(number) for number in result.class_numbers
+    ]
+    assert "sksubtomoEmbedding256" in written.loop
+    assert written.resolve_image(3)[0] == particles / "p3.mrc"
+    # A stack is named by volume.
+    stack = classify_particles(
+        folder / "stack.mrc",
+        folder / "labels.csv",
+        encoder=encoder,
+        classifier=classifier,
+        output=folder / "stack.star",
+    )
+    assert read_particles(folder / "stack.star").image_names == list(stack.names)
+    assert stack.labels.tolist() == LABELS
+
+
+def test_the_input_can_be_replaced(folder, encoder, classifier):
+    star = folder / "particles.star"
+    with pytest.raises(FileExistsError, match="exists already"):
+        classify_particles(star, LABELS, output=star)
+    result = classify_particles(
+        star,
+        LABELS,
+        encoder=encoder,
+        classifier=classifier,
+        output=star,
+        overwrite=True,
+    )
+    assert read_particles(star).loop.column("sksubtomoClass") == list(result.classes)
+
+
+def test_a_failed_write_leaves_the_old_star(folder, encoder, classifier, monkeypatch):
+    star = folder / "particles.star"
+    before = contents(folder)
+
+    def replace(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="no space left"):
+        classify_particles(
+            star,
+            LABELS,
+            encoder=encoder,
+            classifier=classifier,
+            output=star,
+            overwrite=True,
+        )
+    assert contents(folder) == before
+
+
+def test_summary_counts(folder, encoder, classifier):
+    result = classify_particles(
+        folder / "particles.star", LABELS, encoder=encoder, classifier=classifier
+    )
+    head, *lines = result.summary().splitlines()
+    assert head.split() == [
+        *["number", "class", "labelled", "assigned", "mean", "probability"]
+    ]
+    for number, (line, label) in enumerate(zip(lines, ["001", "nan"], strict=True), 1):
+        found = line.split()
+        assert found[:3] == [str(number), label, "3"]
+        assert int(found[3]) == (result.classes == label).sum()
+
+
+MISTAKES = [
+    ({}, "labels: expected them"),
+    ({"labels": "no.csv"}, "no.csv: there is no such file"),
+    ({"labels": "unknown.csv"}, "000099@stack.mrc"),
+    ({"labels": "one_class.csv"}, r"one_class.csv: has 2 labelled particles of 12"),
+    ({"labels": "nothing.csv"}, r"has 0 labelled particles of 12.*\(none\)"),
+    ({"labels": "line_end.csv"}, "control character"),
+    ({"labels": ["a", "b"]}, r"labels: has shape \(2,\); expected \(12,\)"),
+    ({"labels": [1, 2] * 6}, "labels: has 1 of type int; expected text"),
+    ({"labels": LABELS, "labels_column": "x"}, "labels that are not in a file"),
+    ({"labels_column": "rlnNothing"}, "no column rlnNothing"),
+    ({"labels_column": "x", "source": "stack.mrc"}, "not from a STAR file"),
+    ({"labels": LABELS, "encoder": "nowhere"}, "nowhere: holds no saved model"),
+    ({"labels": LABELS, "encoder": "other"}, r"shape \(8, 8, 9\), but the particles"),
+    ({"labels": LABELS, "output": "stack.mrc"}, "stack.mrc: exists already"),
+    ({"labels": LABELS, "output": "no/out.star"}, "no: there is no such folder"),
+    ({"labels": LABELS, "output": "other"}, "other: is a folder"),
+    ({"labels": LABELS, "model": "other"}, "other: exists already"),
+    ({"labels": LABELS, "model": "."}, "is a folder of something else"),
+    ({"labels": LABELS, "source": "no.star"}, "no.star: there is no such file"),
+    ({"labels": LABELS, "colour": "red"}, "colour"),
+    ({"labels": LABELS, "classifier": LogisticRegression()}, "of type LogisticReg"),
+    (
+        {"labels": LABELS, "classifier": RB3DClassifier(), "embeddings": True},
+        "has no pretrainer",
+    ),
+]
+
+
+@pytest.fixture
+def mistaken(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    head = "particle,label\n"
+    for stem, lines in {
+        "unknown": "000001@stack.mrc,a\n000099@stack.mrc,b\n",
+        "one_class": "000001@stack.mrc,a\n000002@stack.mrc,a\n000003@stack.mrc,\n",
+        "nothing": "",
+        "line_end": '000001@stack.mrc,a\n000002@stack.mrc,"b\nc"\n',
+    }.items():
+        (folder / f"{stem}.csv").write_text(head + lines)
+    other = np.zeros((2, 8, 8, 9), np.float32)
+    default_pretrainer(max_epochs=1).fit(other).save("other")
+
+
+@pytest.mark.usefixtures("mistaken")
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_are_found_before_the_training(folder, request, arguments, message):
+    request.getfixturevalue("no_training")
+    before = contents(folder)
+    arguments = {"source": "particles.star", **arguments}
+    source = arguments.pop("source")
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
+        classify_particles(source, **arguments)
+    assert contents(folder) == before
+
+
+def test_pretrain_encoder(folder):
+    pretrainer = default_pretrainer(max_epochs=1, device="cpu")
+    fitted = pretrain_encoder(
+        folder / "particles.star", pretrainer=pretrainer, output=folder / "encoder"
+    )
+    assert not hasattr(pretrainer, "encoder_")
+    expected = clone(pretrainer).fit(X).transform(X)
+    np.testing.assert_array_equal(fitted.transform(X), expected)
+    loaded = ContrastivePretrainer.load(folder / "encoder")
+    np.testing.assert_array_equal(loaded.transform(X), expected)
+    with pytest.raises(FileExistsError, match="encoder: exists already"):
+        pretrain_encoder(folder / "particles.star", output=folder / "encoder")
+    pretrain_encoder(
+        folder / "stack.mrc",
+        pretrainer=clone(pretrainer).set_params(random_state=1),
+        output=folder / "encoder",
+        overwrite=True,
+        invert_contrast=True,
+    )
+    replaced = ContrastivePretrainer.load(folder / "encoder")
+    assert not np.array_equal(replaced.transform(X), expected)
+
+
+def test_embed_particles(folder, encoder):
+    encoder.save(folder / "encoder")
+    output = folder / "embeddings.npy"
+    result = embed_particles(
+        folder / "particles.star", encoder=folder / "encoder", output=output
+    )
+    np.testing.assert_array_equal(result.embeddings, encoder.transform(X))
+    np.testing.assert_array_equal(np.load(output), result.embeddings)
+    with (folder / "embeddings.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["particle"], *([name(i)] for i in range(N))]
+    with pytest.raises(FileExistsError, match=r"embeddings\.npy: exists already"):
+        embed_particles(folder / "stack.mrc", encoder=encoder, output=output)
+    output.unlink()
+    with pytest.raises(FileExistsError, match=r"embeddings\.csv: exists already"):
+        embed_particles(folder / "stack.mrc", encoder=encoder, output=output)
+    embed_particles(
+        folder / "stack.mrc", encoder=encoder, output=output, overwrite=True
+    )
+    np.testing.assert_array_equal(np.load(output), result.embeddings)
+
+
+def test_embed_particles_pretrains_without_an_encoder(folder):
+    pretrainer = default_pretrainer(max_epochs=1, device="cpu")
+    result = embed_particles(folder / "stack.mrc", pretrainer=pretrainer)
+    expected = clone(pretrainer).fit(X)
+    np.testing.assert_array_equal(result.embeddings, expected.transform(X))
+    np.testing.assert_array_equal(result.pretrainer.transform(X), result.embeddings)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_embed_particles_finds_mistakes_first(folder, encoder):
+    star = folder / "particles.star"
+    with pytest.raises(ValueError, match="both given"):
+        embed_particles(star, encoder=encoder, pretrainer=default_pretrainer())
+    with pytest.raises(ValueError, match=r"ends in \.npy"):
+        embed_particles(star, output=folder / "embeddings.txt")
+    with pytest.raises(ValueError, match="encoder was trained on volumes of shape"):
+        embed_particles(Subtomograms(X[:, :4], None, np.arange(N)), encoder=encoder)
+    with pytest.raises(TypeError, match="'voxel_size'"):
+        embed_particles(Subtomograms(X, None, np.arange(N)), voxel_size=3)
+    with pytest.raises(ValueError, match="not fitted"):
+        embed_particles(star, encoder=default_pretrainer())
