@@ -62,8 +62,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--border",
-        help="distance from the tomogram's faces in angstroms (default: 0.3 "
-        "diameters)",
+        help="distance from the tomogram's faces in angstroms (default: 0.3 diameters)",
         type=float,
         metavar="A",
     )

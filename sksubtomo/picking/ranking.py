@@ -39,8 +39,8 @@ def rank_by_correlation(
         miss the same wedge. A memory map is read batch by batch.
     template : ndarray of shape (size, size, size), default=None
         The particle at the same voxel size and with the same contrast (light on light,
-        or dark on dark), centred at ``size // 2``. None means the candidates' own
-        average.
+        or dark on dark), centred at ``size // 2``, with the tomogram's contrast
+        transfer. None means the candidates' own average.
     tilt_range : (float, float), default=(-60, 60)
         Smallest and largest tilt in degrees.
     tilt_axis : "x", "y" or float, default="y"

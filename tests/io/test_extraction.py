@@ -333,3 +333,52 @@ def test_unknown_voxel_size(tmp_path, tomogram):
     with pytest.raises(ValueError, match=r"TS_01\.mrc: .*--voxel-size"):
         extract(tmp_path, star)
     assert extract(tmp_path, star, voxel_size=7.0)[0].voxel_size == 7.0
+
+
+def test_warp_coordinates_count_in_the_detectors_pixels(folder, tomogram):
+    star = write_star(
+        folder / "p.star",
+        [(32, 48, 40)],
+        rlnMicrographName=["TS_01.tomostar"],
+        rlnDetectorPixelSize=[2.5],
+        rlnMagnification=[10000.0],
+    )
+    _, volumes, particles = extract(folder, star)
+    assert volumes[0, 2, 2, 2] == tomogram[8, 12, 10]
+    assert particles.voxel_size == 10.0
+    np.testing.assert_allclose(particles.coordinates(10.0), [(8, 12, 10)])
+    assert particles.loop.column("rlnMagnification") == ["10000.0"]
+
+
+def test_shifts_in_pixels_of_old_files_are_applied_once(folder, tomogram):
+    star = write_star(
+        folder / "p.star",
+        [(8, 12, 10)],
+        rlnOriginX=[-2.0],
+        rlnOriginY=[1.25],
+        rlnOriginZ=[0.0],
+    )
+    _, volumes, particles = extract(folder, star)
+    assert volumes[0, 2, 2, 2] == tomogram[8, 11, 12]
+    found = particles.coordinates(10.0, SHAPE)
+    np.testing.assert_allclose(found, [(8, 10.75, 12)], atol=2e-4)
+    # What is left of them, in angstroms and in pixels.
+    for tag, value in (("rlnOriginYAngst", 2.5), ("rlnOriginY", 0.25)):
+        assert float(particles.loop.column(tag)[0]) == pytest.approx(value)
+
+
+def test_the_rest_of_the_file_keeps_its_bytes(folder):
+    star = folder / "p.star"
+    text = (
+        "# made by hand\r\ndata_other\r\n\r\n_note  'some text'\r\n\r\n"
+        "data_particles\r\nloop_\r\n_rlnCoordinateX\r\n_rlnCoordinateY\r\n_rlnCoordinateZ\r\n_odd\r\n"
+        "10 12  8.0 'a b'\r\n# a comment\r\n99 12 8 gone\r\n11   12 7 \"c\"\r\n"
+    )
+    star.write_bytes(text.encode())
+    extraction, *_ = extract(folder, star)
+    written = extraction.star.read_bytes().decode()
+    lines = [line for line in text.split("\r\n") if "gone" not in line and line]
+    for line in lines:
+        assert f"{line}\r\n" in written or f"{line} " in written
+    assert "gone" not in written
+    assert "\n" not in written.replace("\r\n", "")
