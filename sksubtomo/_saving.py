@@ -14,6 +14,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -53,7 +54,7 @@ _NOT_STORED = ("callbacks", "memory")
 # No label is longer; a forged file could ask for all memory.
 _MAX_ITEM_BYTES = 1 << 20
 
-_NORMALIZER = ("per_volume", "mean", "scale")
+_NORMALIZER = tuple(field.name for field in fields(Normalizer))
 
 # Marks the JSON objects that stand for something else than a dict.
 _KIND = "is"

@@ -76,6 +76,8 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         have their own shape.
     normalize : {"dataset", "volume"} or None, default="dataset"
         As for the pretrainer; ignored if there is one.
+    mask : {"sphere"} or None, default=None
+        As for the pretrainer; ignored if there is one.
     augmentation : {"crop_affine", "rotate_shift_noise"} or object, default=None
         Applied to training batches; None for no augmentation.
     max_epochs : int, default=50
@@ -164,6 +166,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         "standardize_features": ["boolean"],
         "volume_shape": ["array-like", None],
         "normalize": [StrOptions({"dataset", "volume"}), None],
+        "mask": [StrOptions({"sphere"}), None],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build"), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -192,6 +195,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         standardize_features=True,
         volume_shape=None,
         normalize="dataset",
+        mask=None,
         augmentation=None,
         max_epochs=50,
         batch_size=16,
@@ -213,6 +217,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         self.standardize_features = standardize_features
         self.volume_shape = volume_shape
         self.normalize = normalize
+        self.mask = mask
         self.augmentation = augmentation
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -287,7 +292,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
 
         self.pretrainer_ = self._fit_pretrainer(volumes, pretraining_seed)
         if self.pretrainer_ is None:
-            self.normalizer_ = Normalizer.fit(volumes, self.normalize)
+            self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
             pretrained = None
         else:
             self.normalizer_ = self.pretrainer_.normalizer_

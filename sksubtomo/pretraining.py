@@ -65,6 +65,10 @@ class ContrastivePretrainer(
         "dataset" subtracts the mean of all training voxels and divides by their
         standard deviation; "volume" does so for each volume by itself; None
         leaves intensities as they are.
+    mask : {"sphere"} or None, default=None
+        "sphere" sets to zero, after normalisation and with a soft edge, what lies
+        outside the largest centred sphere: the neighbours in the corners, of which a
+        rotated view shows others or none.
     max_epochs : int, default=200
         Passes over the data.
     batch_size : int, default=16
@@ -137,6 +141,7 @@ class ContrastivePretrainer(
         "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build")],
         "volume_shape": ["array-like", None],
         "normalize": [StrOptions({"dataset", "volume"}), None],
+        "mask": [StrOptions({"sphere"}), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -156,6 +161,7 @@ class ContrastivePretrainer(
         augmentation="crop_affine",
         volume_shape=None,
         normalize="dataset",
+        mask=None,
         max_epochs=200,
         batch_size=16,
         lr=1e-4,
@@ -170,6 +176,7 @@ class ContrastivePretrainer(
         self.augmentation = augmentation
         self.volume_shape = volume_shape
         self.normalize = normalize
+        self.mask = mask
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -207,7 +214,7 @@ class ContrastivePretrainer(
         )
         # Kept apart from the parameter, which set_params may change after fit.
         self._fitted_encoder = resolve(self.encoder, ENCODERS, "encoder")
-        self.normalizer_ = Normalizer.fit(volumes, self.normalize)
+        self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
         self.encoder_, self.history_ = pretrain(
             volumes,
             method=resolve(self.method, METHODS, "method"),

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback, EarlyStopping
 
-from sksubtomo import ContrastivePretrainer
+from sksubtomo import ContrastivePretrainer, RB3DClassifier
 from sksubtomo.augmentation import CropAffine, RotateShiftNoise
 from sksubtomo.contrastive import MoCo, SimCLR, SwAV
 from sksubtomo.networks import RB3D
@@ -294,3 +294,21 @@ def test_set_output(X, fitted):
 def test_bad_parameters_are_named(X, parameters, error, message):
     with pytest.raises(error, match=message):
         ContrastivePretrainer(max_epochs=1, **parameters).fit(X)
+
+
+def test_mask_hides_the_corners(X, fitted):
+    other = X.copy()
+    other[:, [0, -1]] += 5
+    # What lies nearer than the radius at these two faces.
+    other[:, [0, -1], 2:6, 2:6] = X[:, [0, -1], 2:6, 2:6]
+    masked = ContrastivePretrainer(mask="sphere", max_epochs=1, random_state=0).fit(X)
+    np.testing.assert_allclose(masked.transform(other), masked.transform(X), atol=1e-4)
+    assert np.abs(fitted.transform(other) - fitted.transform(X)).max() > 0.1
+
+
+def test_classifier_masks_as_its_pretrainer_does(X):
+    y = [0, 1] * 6
+    pretrainer = ContrastivePretrainer(mask="sphere", max_epochs=1, random_state=0)
+    assert RB3DClassifier(pretrainer, max_epochs=1).fit(X, y).normalizer_.mask
+    assert RB3DClassifier(mask="sphere", max_epochs=1).fit(X, y).normalizer_.mask
+    assert not RB3DClassifier(max_epochs=1).fit(X, y).normalizer_.mask

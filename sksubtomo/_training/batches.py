@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 _BLOCK_VALUES = 1 << 22
+
+# Where the edge of the mask begins, as a part of the radius.
+_MASK_INNER = 0.8
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,22 @@ class Normalizer:
     mean, scale : float
         What is subtracted from every volume, and what it is then divided by, if
         not `per_volume`.
+    mask : bool
+        Whether what lies outside `soft_sphere` is set to zero, after that.
     """
 
     per_volume: bool = False
     mean: float = 0.0
     scale: float = 1.0
+    mask: bool = False
 
     @classmethod
-    def fit(cls, volumes: npt.NDArray[np.float32], kind: str | None) -> Normalizer:
+    def fit(
+        cls,
+        volumes: npt.NDArray[np.float32],
+        kind: str | None,
+        mask: str | None = None,
+    ) -> Normalizer:
         """Learn the statistics that `kind` needs.
 
         Parameters
@@ -44,16 +56,19 @@ class Normalizer:
         kind : {"dataset", "volume", None}
             Statistics of all voxels of all volumes, of each volume by itself, or
             none.
+        mask : {"sphere", None}
+            Whether to mask.
 
         Returns
         -------
         Normalizer
             The fitted normaliser. Constant data are only centred.
         """
+        masked = mask is not None
         if kind is None:
-            return cls()
+            return cls(mask=masked)
         if kind == "volume":
-            return cls(per_volume=True)
+            return cls(per_volume=True, mask=masked)
         # In blocks and double precision: the array may be memory-mapped, and a
         # float32 sum over a thousand volumes loses digits. The first volume's mean
         # is taken off first, or a large offset would swamp a small spread.
@@ -71,7 +86,9 @@ class Normalizer:
         # Below what float32 resolves at this offset, the spread is rounding.
         floor = np.finfo(np.float32).eps * abs(shift + mean)
         scale = variance**0.5
-        return cls(mean=shift + mean, scale=scale if scale > floor else 1.0)
+        return cls(
+            mean=shift + mean, scale=scale if scale > floor else 1.0, mask=masked
+        )
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Normalise a batch.
@@ -86,6 +103,13 @@ class Normalizer:
         Tensor of the same shape
             Normalised volumes.
         """
+        batch = self._scale(batch)
+        if self.mask:
+            depth, height, width = batch.shape[2:]
+            batch = batch * soft_sphere(depth, height, width).to(batch)
+        return batch
+
+    def _scale(self, batch: Tensor) -> Tensor:
         if self.per_volume:
             axes = (1, 2, 3, 4)
             # Squares of very small or large intensities leave float32's range.
@@ -100,6 +124,32 @@ class Normalizer:
         if self.mean == 0.0 and self.scale == 1.0:
             return batch
         return (batch - self.mean) / self.scale
+
+
+@lru_cache(maxsize=8)
+def soft_sphere(depth: int, height: int, width: int) -> Tensor:
+    """Return a mask that is 1 inside the largest centred sphere and 0 outside.
+
+    Parameters
+    ----------
+    depth, height, width : int
+        Sides in voxels; where they differ it is an ellipsoid.
+
+    Returns
+    -------
+    Tensor of shape (depth, height, width)
+        Factors. They fall along half a cosine between 0.8 and 1 times the radius. A
+        side of one voxel does not count.
+    """
+    squared = torch.zeros(())
+    for axis, side in enumerate((depth, height, width)):
+        distance = (torch.arange(side) - (side - 1) / 2) / (side / 2)
+        shape = [1, 1, 1]
+        shape[axis] = side
+        squared = squared + distance.reshape(shape).square()
+    edge = ((squared.sqrt() - _MASK_INNER) / (1 - _MASK_INNER)).clamp(0, 1)
+    mask: Tensor = (1 + torch.cos(torch.pi * edge)) / 2
+    return mask
 
 
 class VolumeDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -10,7 +10,7 @@ N = 4000
 
 
 def draws(**parameters):
-    sampler = RotateShiftNoise(**parameters).build(0)
+    sampler = RotateShiftNoise(p_rigid=1, **parameters).build(0)
     content = torch.linalg.inv(sampler.draw(N, 10, 20, 30))
     return content[:, :3, :3], content[:, :3, 3]
 
@@ -97,3 +97,15 @@ def test_every_call_and_every_seed_has_its_own_noise():
     noises.append(augmentation.build(1)(volumes) - volumes)
     correlation = torch.corrcoef(torch.stack([n.flatten() for n in noises]))
     assert (correlation - torch.eye(3)).abs().max() < 0.13
+
+
+def test_a_part_of_the_views_is_not_resampled():
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.randn(200, 1, 6, 7, 8, generator=generator)
+    views = RotateShiftNoise(noise=0, p_rigid=0.7).build(0)(volumes)
+    kept = (views - volumes).abs().amax(dim=(1, 2, 3, 4)) < 1e-5
+    assert 0.2 < kept.double().mean() < 0.4
+    views = RotateShiftNoise(noise=0, p_rigid=0).build(0)(volumes)
+    torch.testing.assert_close(views, volumes)
+    views = RotateShiftNoise(noise=0, p_rigid=1).build(0)(volumes)
+    assert (views - volumes).abs().amax(dim=(1, 2, 3, 4)).min() > 0.1

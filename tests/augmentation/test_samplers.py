@@ -130,6 +130,7 @@ def test_base_sampler_has_no_views():
         (CropAffine(crop_scale=("a", 1)), r"'crop_scale' .* Got \('a', 1\)"),
         (RotateShiftNoise(rotate=2), "'rotate' .* RotateShiftNoise .* Got 2"),
         (RotateShiftNoise(max_translation=2), "'max_translation' .* Got 2"),
+        (RotateShiftNoise(p_rigid=1.1), "'p_rigid' .* Got 1.1"),
         (RotateShiftNoise(noise=-0.3), "'noise' .* Got -0.3"),
         (RotateShiftNoise(noise=float("nan")), "'noise' .* Got nan"),
     ],

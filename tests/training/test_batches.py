@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from sksubtomo._training.batches import BatchLoader, Normalizer, VolumeDataset
+from sksubtomo._training.batches import (
+    BatchLoader,
+    Normalizer,
+    VolumeDataset,
+    soft_sphere,
+)
 
 CPU = torch.device("cpu")
 
@@ -38,6 +43,29 @@ def test_dataset_statistics_in_blocks(volumes, monkeypatch):
     blocks = Normalizer.fit(volumes, "dataset")
     assert blocks.mean == pytest.approx(whole.mean, rel=1e-12)
     assert blocks.scale == pytest.approx(whole.scale, rel=1e-12)
+
+
+def test_mask_is_a_sphere_with_a_soft_edge():
+    mask = soft_sphere(20, 20, 20)
+    distance = np.sqrt(((np.indices((20, 20, 20)) - 9.5) ** 2).sum(axis=0))
+    assert (mask[distance <= 8] == 1).all()
+    assert mask[distance >= 10].abs().max() < 1e-6
+    edge = mask[(distance > 8.5) & (distance < 9.5)]
+    assert edge.min() > 0.05
+    assert edge.max() < 0.95
+    torch.testing.assert_close(mask, mask.transpose(0, 2).flip(1))
+    # Sides of one voxel, as tables have them, are not masked away.
+    assert soft_sphere(1, 1, 9).max() == 1
+    assert soft_sphere(1, 1, 1).item() == 1
+
+
+@pytest.mark.parametrize("kind", ["dataset", "volume", None])
+def test_mask_comes_after_normalisation(volumes, kind):
+    batch = torch.from_numpy(volumes)[:, None]
+    plain = Normalizer.fit(volumes, kind)(batch)
+    masked = Normalizer.fit(volumes, kind, "sphere")(batch)
+    torch.testing.assert_close(masked, plain * soft_sphere(4, 5, 6))
+    assert not torch.equal(masked, plain)
 
 
 def test_a_large_offset_does_not_swamp_the_spread():
