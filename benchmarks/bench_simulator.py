@@ -49,6 +49,7 @@ def main() -> None:
         "tilt_step": None,
         "microscope": Microscope.liu2020(VOXEL_SIZE),
         "convention": "liu2020",
+        "low_pass": 4 * VOXEL_SIZE,
         "random_state": 0,
     }
 

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
     command(
         *("extract", tomogram, folder / "picks.star", "--size", options.size),
-        *("--bin", options.bin, "--output", folder / "particles"),
+        *("--binning", options.bin, "--output", folder / "particles"),
     )
     star = folder / "particles" / "particles.star"
     table = read_particles(star)

@@ -1,5 +1,8 @@
 """Sphinx configuration; `make docs` builds without any download."""
 
+import inspect
+from functools import cached_property
+from importlib import import_module
 from importlib.metadata import version as installed_version
 
 project = "sksubtomo"
@@ -21,7 +24,7 @@ default_role = "literal"
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings state types, shapes and units
 
-# _templates/autosummary/class.rst lists the methods of a class.
+# _templates/autosummary/class.rst lists the methods and properties of a class.
 numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
@@ -34,11 +37,29 @@ html_theme_options = {
 }
 
 
+def own_properties(module, class_name):
+    """Name the properties that a class of this package defines.
+
+    Fields of dataclasses and fitted attributes stand in the class's docstring.
+    """
+    return [
+        name
+        for name, value in vars(getattr(import_module(module), class_name)).items()
+        if isinstance(value, (property, cached_property)) and not name.startswith("_")
+    ]
+
+
+autosummary_context = {"own_properties": own_properties}
+suppress_warnings = ["config.cache"]  # a function in the configuration
+
+
 def skip_inherited_from_elsewhere(app, what, name, obj, skip, options):
-    """Leave out what scikit-learn or torch defines, such as `set_params`.
+    """Leave out what others define, such as scikit-learn's `set_params`.
 
     Those docstrings refer to pages of their own documentation.
     """
+    if inspect.ismethoddescriptor(obj) and not hasattr(obj, "__module__"):
+        return True  # a method of a builtin, such as tuple.count
     module = getattr(obj, "__module__", None) or "sksubtomo"
     return None if module.split(".")[0] == "sksubtomo" else True
 

@@ -46,7 +46,7 @@ _TABLES: dict[str, Mapping[str, type]] = {
     "augmentation": AUGMENTATIONS,
 }
 
-# What belongs to a session, not to a model: callbacks are code, a generator's state is
+# What belongs to a run, not to a model: callbacks are code, a generator's state is
 # of no use to others, and a joblib cache is a folder of pickles that whoever wrote the
 # model could name.
 _NOT_STORED = ("callbacks", "memory")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from sksubtomo._saving import check_model_folder
 from sksubtomo.classification import RB3DClassifier, SubtomogramClassifier
 from sksubtomo.contrastive import SimCLR
 from sksubtomo.io import Subtomograms, read_labels, read_volumes, write_particles
+from sksubtomo.io._outputs import already_there
+from sksubtomo.io.particles import find_image
 from sksubtomo.io.star import StarFile, format_values
 from sksubtomo.networks import RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
@@ -65,6 +68,7 @@ def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
         SimCLR(),
         encoder=RB3D(norm="group"),
         augmentation=settings.views,
+        mask="sphere",
         max_epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
@@ -77,8 +81,9 @@ def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
 def default_classifier(**parameters: Any) -> RB3DClassifier:
     """Return the classifier that the workflows use unless they are given another.
 
-    It pretrains with `default_pretrainer` on all particles and fine-tunes with the
-    defaults of :class:`~sksubtomo.RB3DClassifier` on the labelled ones.
+    It pretrains with `default_pretrainer` on all particles and fine-tunes on the
+    labelled ones with the same views; everything else are the defaults of
+    :class:`~sksubtomo.RB3DClassifier`.
 
     Parameters
     ----------
@@ -98,7 +103,9 @@ def default_classifier(**parameters: Any) -> RB3DClassifier:
     >>> classifier.max_epochs, classifier.pretrainer.max_epochs
     (20, 100)
     """
-    classifier = RB3DClassifier(default_pretrainer(), random_state=0)
+    classifier = RB3DClassifier(
+        default_pretrainer(), augmentation=StudySettings().views, random_state=0
+    )
     return classifier.set_params(**parameters)
 
 
@@ -120,7 +127,7 @@ def pretrain_encoder(
     pretrainer : ContrastivePretrainer, default=None
         What to fit; it is cloned. None is `default_pretrainer`.
     output : path, default=None
-        Folder to save the encoder in, for :meth:`ContrastivePretrainer.load` and the
+        Folder to save the encoder in, for `ContrastivePretrainer.load` and the
         other workflows. None saves nothing.
     overwrite : bool, default=False
         Whether a model that is there already may be replaced.
@@ -391,6 +398,12 @@ def classify_particles(
     FileExistsError
         If a file or model is there already and `overwrite` is False.
 
+    Warns
+    -----
+    UserWarning
+        If the STAR file's names of the volumes are relative, and not found from the
+        folder of `output`.
+
     Examples
     --------
     >>> import numpy as np
@@ -427,6 +440,8 @@ def classify_particles(
         if not Path(labels).is_file():
             raise FileNotFoundError(f"{labels}: there is no such file.")
     particles = _read(source, reading)
+    if output is not None:
+        _warn_of_folder(particles, Path(output))
     y = _labels_of(particles, labels, labels_column)
     _check_classes(y, origin)
     if isinstance(classifier.pretrainer, FrozenEstimator):
@@ -499,7 +514,10 @@ def _check_shape(particles: Subtomograms, encoder: ContrastivePretrainer) -> Non
 def _own_labels(source: Source, column: str | None) -> PathLike:
     """Return the STAR file of the particles, which has their labels."""
     if column is None:
-        raise ValueError("labels: expected them, or the column of the STAR file.")
+        raise ValueError(
+            "labels: there are none; expected a file (labels=, --labels), or a column "
+            "of the STAR file (labels_column=, --labels-column)."
+        )
     if isinstance(source, Subtomograms):
         source = "" if source.particles is None else source.particles.path
     if not isinstance(source, (str, Path)) or Path(source).suffix.lower() != ".star":
@@ -571,21 +589,32 @@ def _check_output(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; expected the name of a file.")
     if path.exists() and not overwrite:
-        raise _exists(path)
+        raise already_there(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder.")
 
 
 def _check_model_output(folder: Path, overwrite: bool) -> None:
     if check_model_folder(folder) and not overwrite:
-        raise _exists(folder)
+        raise already_there(folder)
 
 
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(
-        f"{path}: exists already; choose another name, or say that it may be replaced "
-        "(overwrite=True or --overwrite)."
-    )
+def _warn_of_folder(particles: Subtomograms, output: Path) -> None:
+    """Warn if the names of the volumes will lead nowhere from the output's folder."""
+    name = str(particles.names[0])
+    file = name.partition("@")[2] or name
+    if (
+        particles.particles is not None
+        and find_image(file, output.parent) is None
+        and find_image(file, particles.particles.path.parent) is not None
+    ):
+        warnings.warn(
+            f"{output}: will name its volumes as {particles.particles.path} does, such "
+            f"as {name}, which is not found from its folder. Write it into the folder "
+            f"{particles.particles.path.parent} to find them.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

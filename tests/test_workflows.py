@@ -293,7 +293,7 @@ def test_summary_counts(folder, encoder, classifier):
 
 
 MISTAKES = [
-    ({}, "labels: expected them"),
+    ({}, "labels: there are none"),
     ({"labels": "no.csv"}, "no.csv: there is no such file"),
     ({"labels": "unknown.csv"}, "000099@stack.mrc"),
     ({"labels": "one_class.csv"}, r"one_class.csv: has 2 labelled particles of 12"),

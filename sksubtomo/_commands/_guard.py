@@ -21,8 +21,8 @@ def guard(command: str, work: Callable[[], object], on_interrupt: str = "") -> i
     command : str
         Name of the command, for the messages.
     work : callable
-        What to do. An error of bad input ends with status 2, diverging training with
-        status 1, and an interruption with status 130.
+        What to do. An error of bad input ends with status 2, one of training or of
+        the device with status 1, and an interruption with status 130.
     on_interrupt : str, default=""
         What to say about what was done so far.
 
@@ -37,9 +37,8 @@ def guard(command: str, work: Callable[[], object], on_interrupt: str = "") -> i
             work()
         except INPUT_ERRORS as error:
             return fail(command, error, BAD_INPUT)
-        except FloatingPointError as error:
-            return fail(command, error, FAILURE)
-        except MemoryError as error:
+        # Training that diverges, and what torch raises without memory or a device.
+        except (FloatingPointError, MemoryError, RuntimeError) as error:
             return fail(command, error, FAILURE)
         except KeyboardInterrupt:
             message = " ".join(f"interrupted. {on_interrupt}".split())

@@ -31,16 +31,22 @@ def add_input(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--invert-contrast",
         action=argparse.BooleanOptionalAction,
-        help="multiply by -1; --no-invert-contrast says that dark particles are meant",
+        help="multiply by -1: dark particles become light; --no-invert-contrast says "
+        "that they are meant to be dark",
     )
     group.add_argument(
-        "--axes", default="zyx", help="order of the stored axes (default: zyx)"
+        "--axes",
+        default="zyx",
+        help="order in which the axes are stored, slowest first (default: zyx)",
     )
-    group.add_argument("--dataset", help="which array of an HDF5 or Zarr file")
+    group.add_argument(
+        "--dataset", metavar="NAME", help="which array of an HDF5 or Zarr file"
+    )
     group.add_argument(
         "--allow-image-stacks",
         action="store_true",
-        help="take files for volumes that say they are stacks of images",
+        help="take files for volumes whose header, or STAR file, says that they are "
+        "stacks of images",
     )
 
 
@@ -76,13 +82,19 @@ def add_training(command: argparse.ArgumentParser) -> Any:
     """
     group = command.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=int, metavar="N", help="of pretraining (default: 70)"
+        "--epochs", type=int, metavar="N", help="epochs of pretraining (default: 70)"
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="seed of everything (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of everything random (default: 0)",
     )
     group.add_argument(
-        "--device", default="auto", help="cpu, cuda, ... (default: auto, the fastest)"
+        "--device",
+        default="auto",
+        help="cpu, cuda, mps, ... (default: auto, the fastest there is)",
     )
     return group
 

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--embeddings",
         action="store_true",
-        help="write the embeddings as columns too",
+        help="write the embeddings too, as columns",
     )
     command.add_argument(
         "--save-model", metavar="DIR", help="folder to save the fitted classifier in"
@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
         "--fine-tune-epochs",
         type=int,
         metavar="N",
-        help="of fine-tuning (default: 50)",
+        help="epochs of fine-tuning (default: 50)",
     )
     group.add_argument(
         "--encoder",

@@ -24,9 +24,11 @@ def add(commands: Any) -> None:
         "and write them as an MRC volume stack with a STAR file of its own.",
     )
     command.set_defaults(run=_run)
-    command.add_argument("tomogram", help="the tomogram", metavar="TOMOGRAM.mrc")
     command.add_argument(
-        "particles", help="the particles, with coordinates", metavar="PARTICLES.star"
+        "tomogram", help="MRC file of the tomogram", metavar="TOMOGRAM.mrc"
+    )
+    command.add_argument(
+        "particles", help="STAR file with their coordinates", metavar="PARTICLES.star"
     )
     command.add_argument(
         "--size",
@@ -42,17 +44,16 @@ def add(commands: Any) -> None:
         metavar="DIR",
     )
     command.add_argument(
-        "--bin",
+        "--binning",
         help="average over cubes of so many voxels a side (default: 1)",
         type=int,
         default=1,
         metavar="B",
     )
     command.add_argument(
-        "--invert",
         "--invert-contrast",
-        dest="invert",
-        help="change the sign: dark particles become light",
+        "--invert",
+        help="multiply by -1: dark particles become light",
         action="store_true",
     )
     command.add_argument(
@@ -69,14 +70,14 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--voxel-size",
-        help="voxel size of the tomogram in angstroms (default: the header's)",
+        help="voxel size of the tomogram in angstroms, in place of the header's",
         type=float,
         metavar="A",
     )
     command.add_argument(
         "--coordinate-units",
-        help="which coordinates: rlnCoordinateX or rlnCenteredCoordinateXAngst "
-        "(default: the latter if there)",
+        help="which coordinates to use: rlnCoordinateX or "
+        "rlnCenteredCoordinateXAngst (default: the latter if they are there)",
         choices=("pixels", "angstroms_centered"),
     )
     command.add_argument(
@@ -93,17 +94,19 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--tomogram-name",
-        help="name of the tomogram in the STAR file (default: the file's)",
+        help="name of the tomogram in the STAR file (default: the one that the MRC "
+        "file is called after)",
         metavar="NAME",
     )
     command.add_argument(
-        "--allow-image-stack",
-        help="take a file whose header says image stack (ispg 0) for a tomogram",
+        "--allow-image-stacks",
+        help="take a file for a tomogram whose header says that it is a stack of "
+        "images",
         action="store_true",
     )
     command.add_argument(
         "--overwrite",
-        help="replace files of an earlier extraction",
+        help="replace outputs that exist already",
         action="store_true",
     )
 
@@ -121,8 +124,8 @@ def _run(options: argparse.Namespace) -> int:
             options.particles,
             size=options.size,
             output=options.output,
-            binning=options.bin,
-            invert_contrast=options.invert,
+            binning=options.binning,
+            invert_contrast=options.invert_contrast,
             normalize=options.normalize,
             edge=options.edge,
             voxel_size=options.voxel_size,
@@ -130,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
             coordinate_voxel_size=options.coordinate_voxel_size,
             selection=selection,
             tomogram_name=options.tomogram_name,
-            allow_image_stack=options.allow_image_stack,
+            allow_image_stacks=options.allow_image_stacks,
             overwrite=options.overwrite,
             progress=sys.stderr.isatty(),
         )

@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         "as a STAR file.",
     )
     command.set_defaults(run=_run)
-    command.add_argument("tomogram", help="the tomogram", metavar="TOMOGRAM.mrc")
+    command.add_argument(
+        "tomogram", help="MRC file of the tomogram", metavar="TOMOGRAM.mrc"
+    )
     command.add_argument(
         "--diameter",
         help="diameter of the particles in angstroms",
@@ -37,20 +39,21 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--number",
-        help="particles to pick at most (default: 1000)",
+        help="how many particles to pick at most (default: 1000)",
         type=int,
         default=1000,
         metavar="N",
     )
     command.add_argument(
         "--contrast",
-        help="particles are dark, as in raw tomograms, or light (default: dark)",
+        help="whether particles are dark, as in raw tomograms, or light "
+        "(default: dark)",
         choices=("dark", "light"),
         default="dark",
     )
     command.add_argument(
         "--voxel-size",
-        help="voxel size in angstroms (default: the header's)",
+        help="voxel size of the tomogram in angstroms, in place of the header's",
         type=float,
         metavar="A",
     )
@@ -77,12 +80,14 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--tomogram-name",
-        help="name of the tomogram in the STAR file (default: the file's)",
+        help="name of the tomogram in the STAR file (default: that of the MRC file, "
+        "without its suffix)",
         metavar="NAME",
     )
     command.add_argument(
-        "--allow-image-stack",
-        help="take a file whose header says image stack (ispg 0) for a tomogram",
+        "--allow-image-stacks",
+        help="take a file for a tomogram whose header says that it is a stack of "
+        "images",
         action="store_true",
     )
     ranking = command.add_argument_group("ranking by constrained correlation")
@@ -135,7 +140,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--overwrite",
-        help="replace files that are there already",
+        help="replace outputs that exist already",
         action="store_true",
     )
 
@@ -167,7 +172,7 @@ def _run(options: argparse.Namespace) -> int:
             figure=options.figure,
             contact_sheets=options.contact_sheets,
             tomogram_name=options.tomogram_name,
-            allow_image_stack=options.allow_image_stack,
+            allow_image_stacks=options.allow_image_stacks,
             overwrite=options.overwrite,
         )
         print(

@@ -57,6 +57,13 @@ def add(commands: Any) -> None:
         "--snr", type=float, help="signal-to-noise ratio (default: inf, no noise)"
     )
     command.add_argument(
+        "--low-pass",
+        type=float,
+        metavar="A",
+        help="resolution in angstroms at which a low-pass filter of signal and noise "
+        "begins to fall (default: no filter)",
+    )
+    command.add_argument(
         "--crowding",
         type=float,
         help="density of the complexes, 0 to 1 (default: 0.5, in a tomogram 0.3)",

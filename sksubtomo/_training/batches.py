@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 _BLOCK_VALUES = 1 << 22
 
 # Where the edge of the mask begins, as a part of the radius.
-_MASK_INNER = 0.8
+_MASK_INNER = 0.65
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def soft_sphere(depth: int, height: int, width: int) -> Tensor:
     Returns
     -------
     Tensor of shape (depth, height, width)
-        Factors. They fall along half a cosine between 0.8 and 1 times the radius. A
+        Factors. They fall along half a cosine between 0.65 and 1 times the radius. A
         side of one voxel does not count.
     """
     squared = torch.zeros(())

@@ -26,9 +26,9 @@ class RotateShiftNoise(BaseEstimator):
     are views of the same class. Rotation and shift are resampled once; outside the
     volume is zero. Noise is added last and covers the empty corners.
 
-    A part of the views stays as it is but for the noise: interpolation smooths, and a
-    network that has seen nothing else does not know the sharper volumes that it is to
-    embed or classify.
+    Volumes that are to be embedded or classified are neither smoothed by interpolation
+    nor given noise, and a network that has only seen the others does not know them. So
+    a part of the views is not resampled, and the noise goes down to none.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ class RotateShiftNoise(BaseEstimator):
     max_translation : float, default=0.1
         Largest shift along each axis, either way, as a fraction of that side.
     noise : float, default=0.3
-        Standard deviation of the noise over that of the volume's voxels.
+        Largest standard deviation of the noise over that of the volume's voxels. Each
+        view draws its own between 0 and this.
     p_rigid : float, default=0.7
         Probability that a view is rotated and shifted.
 
@@ -139,7 +140,8 @@ class RotateShiftNoiseSampler(ViewSampler):
         views = resample(volumes, self.draw(n, *sides).to(volumes.device))
         # Of the volume, not of the view, from which interpolation and empty corners
         # have taken a part that differs from draw to draw.
-        std = self.noise * volumes.std(dim=(1, 2, 3, 4), correction=0)
+        std = volumes.std(dim=(1, 2, 3, 4), correction=0)
+        std = std * self.noise * self._uniform(n, low=0.0).to(std)
         return add_noise(views, std, self._fork(volumes.device))
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:

@@ -1,9 +1,10 @@
 """From points with masses to noisy volumes, as a tilt series and its reconstruction.
 
 A scene is drawn on a grid larger than the crop (`draw_density`), multiplied in Fourier
-space by a transfer volume (`gaussian_transfer`, `transfer_volume`: any real volume of
-that layout can be multiplied in), cropped, and only then given noise (`filtered_noise`,
-`add_noise`), because the noise's variance is stated relative to the crop's.
+space by a transfer volume (`gaussian_transfer`, `transfer_volume`, `low_pass_transfer`:
+any real volume of that layout can be multiplied in), cropped, and only then given noise
+(`filtered_noise`, `add_noise`), because the noise's variance is stated relative to the
+crop's.
 
 The microscope enters as functions of the spatial frequency: `contrast_transfer`,
 `envelope` and `detector_mtf`. The tilt series enters as the part of Fourier space that
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import constants, fft
 
+from sksubtomo.datasets._checks import check_number, check_positive
+
 TiltAxis = Literal["x", "y"] | float
 
 # Variance of the linear (triangular) kernel that draw_density spreads points with, in
@@ -33,20 +36,23 @@ _ANGLE_TOLERANCE = 1e-9
 # What is left of the slices where they reach out of the missing wedge's border.
 _OUTSIDE_WEDGE = 0.25
 
+# Width of a low-pass filter's edge, as a part of the frequency where it begins.
+_LOW_PASS_EDGE = 0.25
+
 _MICROSCOPE_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "voltage": (lambda value: value > 0, "a positive number of kilovolts"),
+    "voltage": (lambda value: 0 < value < np.inf, "a positive number of kilovolts"),
     "spherical_aberration": (
-        lambda value: value >= 0,
+        lambda value: 0 <= value < np.inf,
         "a number of millimetres that is not negative",
     ),
     "amplitude_contrast": (lambda value: 0 <= value <= 1, "a fraction in [0, 1]"),
-    "defocus": (lambda value: True, "a finite number of micrometres"),
+    "defocus": (np.isfinite, "a finite number of micrometres"),
     "b_factor": (
-        lambda value: value >= 0,
+        lambda value: 0 <= value < np.inf,
         "a number of square angstroms that is not negative",
     ),
     "pixel_size": (
-        lambda value: value >= 0,
+        lambda value: 0 <= value < np.inf,
         "a number of angstroms that is not negative, or None",
     ),
 }
@@ -124,10 +130,7 @@ class Microscope:  # numpydoc ignore=PR02
             value = getattr(self, parameter)
             if parameter == "pixel_size" and value is None:
                 continue
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise TypeError(f"{parameter}={value!r}; expected {expected}.")
-            if not (np.isfinite(float(value)) and valid(float(value))):
-                raise ValueError(f"{parameter}={value!r}; expected {expected}.")
+            check_number(parameter, value, valid, expected)
 
     @classmethod
     def liu2020(cls, voxel_size: float) -> Microscope:
@@ -149,7 +152,7 @@ class Microscope:  # numpydoc ignore=PR02
         ValueError
             If `voxel_size` is not positive.
         """
-        _positive("voxel_size", voxel_size)
+        check_positive("voxel_size", voxel_size, "angstroms")
         return cls(
             spherical_aberration=2.0,
             amplitude_contrast=0.0,
@@ -409,7 +412,7 @@ def tilt_angles(
     array([-60., -30.,   0.,  30.,  60.])
     """
     low, high = check_tilt_range(tilt_range)
-    _positive("tilt_step", tilt_step)
+    check_positive("tilt_step", tilt_step, "degrees")
     count = int(np.floor((high - low) / tilt_step + _ANGLE_TOLERANCE)) + 1
     angles: NDArray[np.float64] = low + tilt_step * np.arange(count, dtype=np.float64)
     return angles
@@ -608,6 +611,8 @@ def transfer_volume(
     ------
     ValueError
         If a parameter is out of range.
+    TypeError
+        If a parameter is of a wrong type.
 
     Notes
     -----
@@ -624,7 +629,12 @@ def transfer_volume(
     (16, 32, 17)
     """
     shape = _shape(shape)
-    _positive("voxel_size", voxel_size)
+    check_positive("voxel_size", voxel_size, "angstroms")
+    if not (microscope is None or isinstance(microscope, Microscope)):
+        raise TypeError(
+            f"microscope={microscope!r} of type {type(microscope).__name__}; expected "
+            "a Microscope, or None for perfect optics."
+        )
     transfer = tilt_weights(shape, tilt_range, tilt_step, tilt_axis)
     if microscope is None:
         return transfer
@@ -637,6 +647,69 @@ def transfer_volume(
             plane *= contrast_transfer(frequency, microscope)
             plane *= envelope(frequency, microscope.b_factor)
         plane *= detector_mtf(frequency, pixel_size)
+    return transfer
+
+
+def low_pass_transfer(
+    shape: int | tuple[int, int, int], voxel_size: float, low_pass: float
+) -> NDArray[np.float32]:
+    """Return the transfer volume of a low-pass filter with a smooth edge.
+
+    Parameters
+    ----------
+    shape : int or (int, int, int)
+        Side of a cube, or depth, height and width of the volume, in voxels.
+    voxel_size : float
+        Voxel size in angstroms.
+    low_pass : float
+        Resolution d in angstroms at which the filter begins to fall; at most the
+        longest side of the volume.
+
+    Returns
+    -------
+    ndarray of shape (depth, height, width // 2 + 1)
+        Real factors in the layout of `scipy.fft.rfftn`: 1 up to the spatial frequency
+        1/d, beyond it ``exp(-(4 (f d - 1))^2)``, a Gaussian edge [1]_ that has fallen
+        to 1/e at 1.25/d and to 0.0001 at 1.76/d. Its width is that of the paper's data
+        [2]_: two Fourier coefficients, for a filter that begins to fall at eight.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    TypeError
+        If a parameter is of a wrong type.
+
+    References
+    ----------
+    .. [1] The band-pass filter of the TOM toolbox: Nickell, S. et al. (2005). TOM
+       software toolbox: acquisition and analysis for electron tomography. Journal of
+       Structural Biology 149, 227-234.
+    .. [2] Liu, S. et al. (2020). Efficient cryo-electron tomogram simulation of
+       macromolecular crowding with application to SARS-CoV-2. IEEE International
+       Conference on Bioinformatics and Biomedicine, 80-87.
+
+    Examples
+    --------
+    >>> from sksubtomo.datasets import low_pass_transfer
+    >>> low_pass_transfer(32, voxel_size=10.0, low_pass=40.0)[0, 0, 8:13].round(3)
+    array([1.   , 0.779, 0.368, 0.105, 0.018], dtype=float32)
+    """
+    shape = _shape(shape)
+    voxel_size = check_positive("voxel_size", voxel_size, "angstroms")
+    low_pass = check_positive("low_pass", low_pass, "angstroms")
+    side = max(shape) * voxel_size
+    if low_pass > side:
+        raise ValueError(
+            f"low_pass={low_pass!r} lets nothing pass but the mean; expected at most "
+            f"the longest side of the volume, {side:.4g} angstroms."
+        )
+    transfer = np.empty(_half(shape), dtype=np.float32)
+    for plane, frequency in zip(
+        transfer, _planes_of_frequencies(shape, voxel_size), strict=True
+    ):
+        beyond = np.maximum(frequency * low_pass - 1, 0)
+        plane[:] = np.exp(-np.square(beyond / _LOW_PASS_EDGE))
     return transfer
 
 
@@ -743,25 +816,27 @@ def noise_transfer(
     ValueError
         If a transfer volume that is needed lets nothing pass.
     """
-    power = np.zeros(structural.shape)
+    power = np.zeros(structural.shape, dtype=np.float32)
     for name, part, share in (
         ("structural", structural, structural_noise),
         ("detector", detector, 1 - structural_noise),
     ):
         if share == 0:
             continue
-        squared = np.square(part, dtype=np.float64)
+        squared = np.square(part)
         # All planes but the first stand for two. For an even width the last one does
         # not; that changes the variance by less than the noise itself does.
-        total = squared[..., 0].sum() + 2 * squared[..., 1:].sum()
+        first = squared[..., 0]
+        total = 2 * squared.sum(dtype=np.float64) - first.sum(dtype=np.float64)
         if total == 0:
             raise ValueError(
                 f"{name} is zero everywhere; expected a transfer volume that lets "
                 "something pass."
             )
-        count = squared[..., 0].size + 2 * squared[..., 1:].size
-        power += share * squared * (count / total)
-    return np.sqrt(power).astype(np.float32)
+        count = 2 * squared.size - first.size
+        squared *= np.float32(share * count / total)
+        power += squared
+    return np.sqrt(power, out=power)
 
 
 def filtered_noise(
@@ -1017,11 +1092,3 @@ def _wedge_frequencies(
             if component
         ]
         yield kz, sum(terms[1:], terms[0])  # (depth, 1, 1), (height, width), or 1
-
-
-def _positive(parameter: str, value: Any) -> None:
-    expected = "a positive number"
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{parameter}={value!r}; expected {expected}.")
-    if not 0 < float(value) < np.inf:
-        raise ValueError(f"{parameter}={value!r}; expected {expected}.")

@@ -7,7 +7,11 @@ from typing import Any
 
 from sksubtomo.datasets.fetching import fetch_structure
 from sksubtomo.datasets.imaging import Microscope
-from sksubtomo.datasets.structures import Structure, _kind, _stem, load_structure
+from sksubtomo.datasets.structures import (
+    Structure,
+    list_structure_files,
+    load_structure,
+)
 
 _GUPTA2022_IDS = (
     *("1bxn", "1f1b", "1yg6", "2byu", "2h12"),
@@ -32,8 +36,9 @@ def simulation_preset(
         Name of the preset. "gupta2022" is the simulated data of Gupta et al. [1]_: ten
         PDB entries, 500 volumes each, 32^3 voxels of 10 A at 10 A resolution; the
         target off the centre by up to 8 voxels, among four neighbours; tilts from -60
-        to 60 degrees; optics and the definition of the signal-to-noise ratio of Liu et
-        al. [2]_. Give `snr` yourself: the paper has inf, 0.05 and 0.03.
+        to 60 degrees; optics, a low-pass filter at 40 A (half Nyquist) and the
+        definition of the signal-to-noise ratio of Liu et al. [2]_. Give `snr` yourself:
+        the paper has inf, 0.05 and 0.03.
     structures : str or Path, default=None
         Folder with files of the entries, called by their ids, such as ``1bxn.cif.gz``
         or ``3HHB.pdb``. Entries that are not there are downloaded (`fetch_structure`);
@@ -54,6 +59,8 @@ def simulation_preset(
         cannot be read.
     FileNotFoundError
         If there is no folder `structures`.
+    NotADirectoryError
+        If `structures` is a file.
     OSError
         If an entry cannot be downloaded.
 
@@ -83,7 +90,7 @@ def simulation_preset(
     if name not in PRESETS:
         raise ValueError(f"name={name!r}; expected one of {', '.join(PRESETS)}.")
     ids = PRESETS[name]
-    found = {} if structures is None else _files_by_id(Path(structures), ids)
+    found = {} if structures is None else _files_by_id(structures, ids)
     paths = [found.get(i) or fetch_structure(i, folder=cache) for i in ids]
     classes: list[Structure] = [
         load_structure(path, name=i) for i, path in zip(ids, paths, strict=True)
@@ -102,16 +109,15 @@ def simulation_preset(
         "microscope": Microscope.liu2020(voxel_size),
         "structural_noise": 0.5,
         "convention": "liu2020",
+        "low_pass": 4 * voxel_size,
     }
 
 
-def _files_by_id(folder: Path, ids: tuple[str, ...]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder.")
+def _files_by_id(folder: str | Path, ids: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        pdb_id = _stem(path).lower()
-        if pdb_id not in ids or _kind(path) is None or not path.is_file():
+    for name, path in list_structure_files(folder):
+        pdb_id = name.lower()
+        if pdb_id not in ids:
             continue
         if pdb_id in found:
             raise ValueError(

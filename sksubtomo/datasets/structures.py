@@ -18,6 +18,9 @@ from scipy import ndimage
 PROTEIN_DENSITY = 0.81
 """Mass density of protein (1.35 g/cm^3), in daltons per cubic angstrom."""
 
+POINTS_PER_VOXEL = 2
+"""Points per voxel and axis that are enough to draw a structure."""
+
 _MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 _MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
 
@@ -275,6 +278,37 @@ def load_structures(folder: str | Path) -> list[Structure]:
         If it has no structure file, if one cannot be read, or if two would have the
         same name.
     """
+    files = list_structure_files(folder)
+    if not files:
+        raise ValueError(
+            f"{folder} holds no structure file; expected files that end in "
+            f"{', '.join(_MODEL_SUFFIXES + _MAP_SUFFIXES)}, optionally followed by .gz."
+        )
+    check_unique_names((name, str(path)) for name, path in files)
+    return [load_structure(path, name=name) for name, path in files]
+
+
+def list_structure_files(folder: str | Path) -> list[tuple[str, Path]]:
+    """Find the structure files of a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder, as for `load_structures`.
+
+    Returns
+    -------
+    list of (str, Path)
+        The name of each structure, which is the file's without its suffixes, and the
+        file, in alphabetic order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    NotADirectoryError
+        If it is a file.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder.")
@@ -283,19 +317,11 @@ def load_structures(folder: str | Path) -> list[Structure]:
             f"{folder} is a file; expected a folder of structure files. To name single "
             "files, put them into a list."
         )
-    paths = [
-        path
+    return sorted(
+        (_stem(path), path)
         for path in folder.iterdir()
         if path.is_file() and not path.name.startswith(".") and _kind(path) is not None
-    ]
-    if not paths:
-        raise ValueError(
-            f"{folder} holds no structure file; expected files that end in "
-            f"{', '.join(_MODEL_SUFFIXES + _MAP_SUFFIXES)}, optionally followed by .gz."
-        )
-    paths.sort(key=lambda path: (_stem(path), path.name))
-    check_unique_names((_stem(path), str(path)) for path in paths)
-    return [load_structure(path) for path in paths]
+    )
 
 
 def check_unique_names(named_sources: Iterable[tuple[str, str]]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -15,6 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from sklearn.utils import Bunch, gen_batches
 
+from sksubtomo.datasets._checks import (
+    check_crowding,
+    check_fraction,
+    check_integer,
+    check_number,
+    check_optional,
+    check_snr,
+    seed_sequence,
+)
+from sksubtomo.datasets._classes import resolve_structures
 from sksubtomo.datasets.imaging import (
     Microscope,
     TiltAxis,
@@ -26,6 +35,7 @@ from sksubtomo.datasets.imaging import (
     draw_density,
     filtered_noise,
     gaussian_transfer,
+    low_pass_transfer,
     noise_transfer,
     transfer_volume,
 )
@@ -34,21 +44,11 @@ from sksubtomo.datasets.packing import (
     random_rotations,
     transform_points,
 )
-from sksubtomo.datasets.phantoms import PHANTOMS, list_phantoms, load_phantom
-from sksubtomo.datasets.structures import (
-    Structure,
-    check_unique_names,
-    coarse_grain,
-    load_structure,
-    load_structures,
-)
+from sksubtomo.datasets.structures import POINTS_PER_VOXEL, Structure, coarse_grain
 
 # The filtered scene is periodic; twice the crop keeps the streaks of the missing wedge
 # from coming in on the other side.
 _PADDING = 2
-
-# Points per voxel and axis that structures are reduced to before they are drawn.
-_POINTS_PER_VOXEL = 2
 
 _CHUNK = 16
 
@@ -174,6 +174,11 @@ class SubtomogramSimulator:
         What `snr` means. "exact" is the definition above. "liu2020" is the nominal
         value of the paper's data, in which noise of variance signal / snr comes in
         twice, so that the ratio of variances is half of `snr`.
+    low_pass : float, default=None
+        Resolution in angstroms at which a low-pass filter begins to fall that the
+        cropped volumes, signal and noise, pass at the end (`low_pass_transfer`); `snr`
+        is the ratio behind it. None means no filter. The paper's data have 40 A, half
+        of Nyquist [1]_.
 
     Attributes
     ----------
@@ -253,48 +258,35 @@ class SubtomogramSimulator:
         microscope: Microscope | None = _MICROSCOPE,
         structural_noise: float = 0.5,
         convention: Literal["exact", "liu2020"] = "exact",
+        low_pass: float | None = None,
     ) -> None:
-        n_per_class = _integer("n_per_class", n_per_class, 1)
-        self.size = _integer("size", size, 8)
-        self.n_neighbors = _integer("n_neighbors", n_neighbors, 0)
-        self.snr = _number("snr", snr, "a positive number or inf")
-        if not self.snr > 0:
-            raise ValueError(f"snr={snr!r}; expected a positive number or inf.")
-        self.max_shift = _number("max_shift", max_shift, "a fraction of the side")
-        if not 0 <= self.max_shift < 0.5:
-            raise ValueError(
-                f"max_shift={max_shift!r}; expected a fraction of the side in [0, 0.5)."
-            )
-        self.crowding = _number("crowding", crowding, "a fraction in (0, 1]")
-        if not 0 < self.crowding <= 1:
-            raise ValueError(f"crowding={crowding!r}; expected a fraction in (0, 1].")
-        self.structural_noise = _fraction("structural_noise", structural_noise)
+        self.n_per_class = check_integer("n_per_class", n_per_class, 1)
+        self.size = check_integer("size", size, 8)
+        self.n_neighbors = check_integer("n_neighbors", n_neighbors, 0)
+        self.snr = check_snr(snr)
+        self.max_shift = check_number(
+            "max_shift",
+            max_shift,
+            lambda number: 0 <= number < 0.5,
+            "a fraction of the side in [0, 0.5)",
+        )
+        self.crowding = check_crowding(crowding)
+        self.structural_noise = check_fraction("structural_noise", structural_noise)
         self.tilt_range = check_tilt_range(tilt_range)
         check_tilt_axis(tilt_axis)
         self.tilt_axis = tilt_axis
-        self.tilt_step = tilt_step
-        for parameter, value in (
-            ("voxel_size", voxel_size),
-            ("resolution", resolution),
-            ("tilt_step", tilt_step),
-        ):
-            if value is not None:
-                unit = "degrees" if parameter == "tilt_step" else "angstroms"
-                _positive(parameter, value, unit)
-        if not (microscope is None or isinstance(microscope, Microscope)):
-            raise TypeError(
-                f"microscope={microscope!r} of type {type(microscope).__name__}; "
-                "expected a Microscope, or None for perfect optics."
-            )
+        self.tilt_step = check_optional("tilt_step", tilt_step, "degrees")
+        self.low_pass = check_optional("low_pass", low_pass, "angstroms")
+        voxel_size = check_optional("voxel_size", voxel_size, "angstroms")
+        resolution = check_optional("resolution", resolution, "angstroms")
         self.microscope = microscope
         if convention not in ("exact", "liu2020"):
             raise ValueError(
                 f"convention={convention!r}; expected 'exact' or 'liu2020'."
             )
         self.convention = convention
-        self._entropy = _seed_sequence(random_state).entropy
-        self.structures = _resolve_structures(structures)
-        self.n_per_class = n_per_class
+        self._entropy = seed_sequence(random_state).entropy
+        self.structures = resolve_structures(structures)
 
         radii = np.array([structure.radius for structure in self.structures])
         if voxel_size is None:
@@ -304,12 +296,10 @@ class SubtomogramSimulator:
                     "voxel_size=None cannot be derived from structures of a single "
                     "point; expected a number of angstroms."
                 )
-        self.voxel_size = float(voxel_size)
-        self.resolution = (
-            2 * self.voxel_size if resolution is None else float(resolution)
-        )
+        self.voxel_size = voxel_size
+        self.resolution = 2 * voxel_size if resolution is None else resolution
 
-        cell = self.voxel_size / _POINTS_PER_VOXEL
+        cell = self.voxel_size / POINTS_PER_VOXEL
         self._points = [coarse_grain(structure, cell) for structure in self.structures]
         # The bounding sphere of a single point still needs a size to be packed.
         self._radii = np.maximum(radii, cell)
@@ -320,8 +310,13 @@ class SubtomogramSimulator:
             self.voxel_size,
             microscope,
             tilt_range=self.tilt_range,
-            tilt_step=tilt_step,
+            tilt_step=self.tilt_step,
             tilt_axis=tilt_axis,
+        )
+        self._low_pass = (
+            None
+            if self.low_pass is None
+            else low_pass_transfer(self.size, voxel_size, self.low_pass)
         )
         transfer = image()
         self._noise_transfer = noise_transfer(
@@ -361,6 +356,9 @@ class SubtomogramSimulator:
                 f"{self.microscope.defocus:g} micrometres underfocus"
             )
         step = "" if self.tilt_step is None else f" every {self.tilt_step:g} degrees"
+        low_pass = (
+            "" if self.low_pass is None else f"; low-pass filter at {self.low_pass:g} A"
+        )
         lines = [
             "Simulated subtomograms",
             "----------------------",
@@ -371,8 +369,8 @@ class SubtomogramSimulator:
             f"{self.max_shift:g} of the side along each axis, among "
             f"{self.n_neighbors} neighbours drawn from all classes.",
             f"{optics[0].upper()}{optics[1:]}; tilts from {self.tilt_range[0]:g} to "
-            f"{self.tilt_range[1]:g} degrees{step}; noise at a signal-to-noise "
-            f"variance ratio of {self._variance_ratio:g}.",
+            f"{self.tilt_range[1]:g} degrees{step}{low_pass}; noise at a "
+            f"signal-to-noise variance ratio of {self._variance_ratio:g}.",
             "",
             "Classes:",
         ]
@@ -454,7 +452,7 @@ class SubtomogramSimulator:
                 chunk.shifts[row],
                 crowd_rng,
             )
-            signal = crop_center(apply_transfer(scene, self._transfer), self.size)
+            signal = self._crop(apply_transfer(scene, self._transfer))
             if not np.ptp(signal):
                 raise ValueError(
                     f"voxel_size={self.voxel_size!r} with size={self.size} makes a "
@@ -468,8 +466,15 @@ class SubtomogramSimulator:
                 chunk.volumes[row] = signal
                 continue
             noise = filtered_noise(self._scene_size, self._noise_transfer, noise_rng)
-            noise = crop_center(noise, self.size)
-            chunk.volumes[row] = add_noise(signal, noise, self._variance_ratio)
+            chunk.volumes[row] = add_noise(
+                signal, self._crop(noise), self._variance_ratio
+            )
+
+    def _crop(self, scene: NDArray[np.float32]) -> NDArray[np.float32]:
+        volume = crop_center(scene, self.size)
+        if self._low_pass is None:
+            return volume
+        return apply_transfer(volume, self._low_pass)
 
     def _draw(
         self,
@@ -523,6 +528,7 @@ def make_subtomograms(
     structural_noise: float = ...,
     convention: Literal["exact", "liu2020"] = ...,
     return_clean: bool = ...,
+    low_pass: float | None = ...,
 ) -> Bunch: ...
 
 
@@ -549,6 +555,7 @@ def make_subtomograms(
     structural_noise: float = ...,
     convention: Literal["exact", "liu2020"] = ...,
     return_clean: bool = ...,
+    low_pass: float | None = ...,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
 
 
@@ -574,6 +581,7 @@ def make_subtomograms(
     structural_noise: float = 0.5,
     convention: Literal["exact", "liu2020"] = "exact",
     return_clean: bool = False,
+    low_pass: float | None = None,
 ) -> Bunch | tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Simulate subtomograms of several complexes.
 
@@ -645,6 +653,11 @@ def make_subtomograms(
         twice, so that the ratio of variances is half of `snr`.
     return_clean : bool, default=False
         Whether the Bunch holds the volumes without noise as well.
+    low_pass : float, default=None
+        Resolution in angstroms at which a low-pass filter begins to fall that the
+        cropped volumes, signal and noise, pass at the end (`low_pass_transfer`); `snr`
+        is the ratio behind it. None means no filter. The paper's data have 40 A, half
+        of Nyquist [1]_.
 
     Returns
     -------
@@ -701,9 +714,10 @@ def make_subtomograms(
     The scene is drawn and filtered in a cube of twice the side, then cropped, as a
     subtomogram is cut from a tomogram: the crop's edges put a little energy back into
     the missing wedge. The noise is filtered and cropped in the same way, and scaled in
-    the crop. It has its own random stream, so that the same `random_state` with
-    ``snr=inf`` gives the clean volumes. Volume i of a class does not depend on
-    `n_per_class`.
+    the crop. A low-pass filter comes after the crop, so that it also takes away the
+    high frequencies that the crop's edges have. The noise has its own random stream, so
+    that the same `random_state` with ``snr=inf`` gives the clean volumes. Volume i of a
+    class does not depend on `n_per_class`.
 
     References
     ----------
@@ -745,6 +759,7 @@ def make_subtomograms(
         microscope=microscope,
         structural_noise=structural_noise,
         convention=convention,
+        low_pass=low_pass,
     )
     rows = np.arange(simulator.n_subtomograms)
     whole = simulator._empty(rows, return_clean)
@@ -779,108 +794,3 @@ def _scene_size(size: int) -> int:
     while (scene_size - size) % 2:
         scene_size = fft.next_fast_len(scene_size + 1, real=True)
     return int(scene_size)
-
-
-def _resolve_structures(
-    structures: str | Path | Sequence[str | Path | Structure] | None,
-) -> list[Structure]:
-    if structures is None:
-        return [load_phantom(name) for name in list_phantoms()]
-    if isinstance(structures, str | Path):
-        if structures in PHANTOMS and not Path(structures).exists():
-            raise ValueError(
-                f"structures={structures!r} is a single phantom; expected a list, such "
-                f"as [{structures!r}, ...], a folder, or None for all phantoms."
-            )
-        return load_structures(structures)
-    if not isinstance(structures, Sequence):
-        raise TypeError(
-            f"structures is of type {type(structures).__name__}; expected a folder, a "
-            "list of files, phantom names and Structure objects, or None."
-        )
-    if not structures:
-        raise ValueError("structures is empty; expected at least one, or None for all.")
-    resolved = [_resolve_structure(item) for item in structures]
-    check_unique_names(
-        (structure.name, f"structures[{index}] ({item!r})")
-        for index, (structure, item) in enumerate(
-            zip(resolved, structures, strict=True)
-        )
-    )
-    return resolved
-
-
-def _resolve_structure(item: str | Path | Structure) -> Structure:
-    if isinstance(item, Structure):
-        return item
-    if not isinstance(item, str | Path):
-        raise TypeError(
-            f"structures holds {item!r} of type {type(item).__name__}; expected the "
-            "path of a structure file, the name of a phantom, or a Structure."
-        )
-    if item in PHANTOMS:
-        return load_phantom(str(item))
-    # Without a suffix or a folder it is more likely a misspelt name than a file.
-    if Path(item).suffix or Path(item).exists() or Path(item).name != str(item):
-        return load_structure(item)
-    raise ValueError(
-        f"structures holds {str(item)!r}, which is neither a file nor a phantom; "
-        f"expected a file or one of {', '.join(list_phantoms())}."
-    )
-
-
-def _seed_sequence(
-    random_state: int | np.random.RandomState | np.random.Generator | None,
-) -> np.random.SeedSequence:
-    """Return the root of all seeds; never draws from the global generator."""
-    if random_state is None:
-        return np.random.SeedSequence()
-    if isinstance(random_state, np.random.RandomState):
-        words = random_state.randint(0, 2**32, size=4, dtype=np.uint32)
-        return np.random.SeedSequence(words.tolist())
-    if isinstance(random_state, np.random.Generator):
-        words = random_state.integers(0, 2**32, size=4, dtype=np.uint32)
-        return np.random.SeedSequence(words.tolist())
-    if isinstance(random_state, Integral) and not isinstance(random_state, bool):
-        return np.random.SeedSequence(_integer("random_state", random_state, 0))
-    raise TypeError(
-        f"random_state={random_state!r} of type {type(random_state).__name__}; "
-        "expected an int, a RandomState, a Generator or None."
-    )
-
-
-def _integer(parameter: str, value: Any, minimum: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(
-            f"{parameter}={value!r} of type {type(value).__name__}; expected an "
-            f"integer of at least {minimum}."
-        )
-    if value < minimum:
-        raise ValueError(
-            f"{parameter}={value!r}; expected an integer of at least {minimum}."
-        )
-    return int(value)
-
-
-def _number(parameter: str, value: Any, expected: str) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(
-            f"{parameter}={value!r} of type {type(value).__name__}; expected "
-            f"{expected}."
-        )
-    return float(value)
-
-
-def _fraction(parameter: str, value: Any) -> float:
-    expected = "a fraction in [0, 1]"
-    number = _number(parameter, value, expected)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{parameter}={value!r}; expected {expected}.")
-    return number
-
-
-def _positive(parameter: str, value: Any, unit: str) -> None:
-    expected = f"a positive number of {unit}, or None"
-    number = _number(parameter, value, expected)
-    if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{parameter}={value!r}; expected {expected}.")

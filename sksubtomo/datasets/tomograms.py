@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from numpy.typing import NDArray
 from scipy import fft
 from sklearn.utils import Bunch
 
+from sksubtomo.datasets._checks import (
+    check_crowding,
+    check_fraction,
+    check_integer,
+    check_optional,
+    check_positive,
+    check_snr,
+    seed_sequence,
+)
+from sksubtomo.datasets._classes import resolve_structures
 from sksubtomo.datasets.imaging import (
     Microscope,
     TiltAxis,
@@ -20,18 +31,12 @@ from sksubtomo.datasets.imaging import (
     draw_density,
     filtered_noise,
     gaussian_transfer,
+    low_pass_transfer,
+    noise_transfer,
     transfer_volume,
 )
 from sksubtomo.datasets.packing import pack_spheres, random_rotations, transform_points
-from sksubtomo.datasets.structures import Structure, coarse_grain
-from sksubtomo.datasets.subtomograms import (
-    _POINTS_PER_VOXEL,
-    _integer,
-    _number,
-    _positive,
-    _resolve_structures,
-    _seed_sequence,
-)
+from sksubtomo.datasets.structures import POINTS_PER_VOXEL, Structure, coarse_grain
 
 # Part of space that equal spheres fill in random close packing.
 _RANDOM_CLOSE_PACKING = 0.64
@@ -58,6 +63,7 @@ def make_tomogram(
     structural_noise: float = 0.5,
     random_state: int | np.random.RandomState | np.random.Generator | None = None,
     return_clean: bool = False,
+    low_pass: float | None = None,
 ) -> Bunch:
     """Simulate a tomogram of many complexes, each with its place, class and pose.
 
@@ -101,6 +107,10 @@ def make_tomogram(
         leaves NumPy's global generator alone.
     return_clean : bool, default=False
         Whether to return the tomogram without noise as well.
+    low_pass : float, default=None
+        Resolution in angstroms at which a low-pass filter begins to fall that signal
+        and noise pass at the end (`low_pass_transfer`); `snr` is the ratio behind it.
+        None means no filter.
 
     Returns
     -------
@@ -174,33 +184,19 @@ def make_tomogram(
     ((32, 64, 64), (8, 3))
     """
     if n_particles is not None:
-        n_particles = _integer("n_particles", n_particles, 1)
+        n_particles = check_integer("n_particles", n_particles, 1)
     shape = _check_shape(shape)
-    if voxel_size is None:
-        raise TypeError("voxel_size=None; expected a positive number of angstroms.")
-    _positive("voxel_size", voxel_size, "angstroms")
-    if resolution is not None:
-        _positive("resolution", resolution, "angstroms")
-    voxel_size = float(voxel_size)
-    resolution = 2 * voxel_size if resolution is None else float(resolution)
-    crowding = _number("crowding", crowding, "a fraction in (0, 1]")
-    if not 0 < crowding <= 1:
-        raise ValueError(f"crowding={crowding!r}; expected a fraction in (0, 1].")
-    structural_noise = _number(
-        "structural_noise", structural_noise, "a fraction in [0, 1]"
-    )
-    if not 0 <= structural_noise <= 1:
-        raise ValueError(
-            f"structural_noise={structural_noise!r}; expected a fraction in [0, 1]."
-        )
-    snr = _number("snr", snr, "a positive number or inf")
-    if not snr > 0:
-        raise ValueError(f"snr={snr!r}; expected a positive number or inf.")
-    classes = _resolve_structures(structures)
-    seeds = _seed_sequence(random_state).spawn(4)
+    voxel_size = check_positive("voxel_size", voxel_size, "angstroms")
+    resolution = check_optional("resolution", resolution, "angstroms") or 2 * voxel_size
+    low_pass = check_optional("low_pass", low_pass, "angstroms")
+    crowding = check_crowding(crowding)
+    structural_noise = check_fraction("structural_noise", structural_noise)
+    snr = check_snr(snr)
+    classes = resolve_structures(structures)
+    seeds = seed_sequence(random_state).spawn(4)
     class_rng, place_rng, pose_rng, noise_rng = map(np.random.default_rng, seeds)
 
-    cell = voxel_size / _POINTS_PER_VOXEL
+    cell = voxel_size / POINTS_PER_VOXEL
     class_radii = np.array([max(structure.radius, cell) for structure in classes])
     sides = np.array(shape) * voxel_size
     _check_sizes(classes, class_radii, shape, voxel_size)
@@ -223,13 +219,28 @@ def make_tomogram(
     rotations = random_rotations(len(target), pose_rng)
 
     padded = (_padded(shape[0]), _padded(shape[1]), _padded(shape[2]))
-    imaging: dict[str, Any] = {
-        "microscope": microscope,
-        "tilt_range": tilt_range,
-        "tilt_step": None,
-        "tilt_axis": tilt_axis,
-    }
-    transfer = transfer_volume(padded, voxel_size, **imaging)
+    image = partial(
+        transfer_volume,
+        padded,
+        voxel_size,
+        microscope,
+        tilt_range=tilt_range,
+        tilt_step=None,
+        tilt_axis=tilt_axis,
+    )
+    transfer = image()
+    passed = (
+        np.float32(1)
+        if low_pass is None
+        else low_pass_transfer(padded, voxel_size, low_pass)
+    )
+    if np.isfinite(snr):
+        for_noise = noise_transfer(transfer, image(optics=False), structural_noise)
+        for_noise *= passed
+        noise = crop_center(filtered_noise(padded, for_noise, noise_rng), shape).copy()
+        del for_noise
+    transfer *= gaussian_transfer(padded, voxel_size, resolution)
+    transfer *= passed
     scene = _draw_scene(
         [coarse_grain(structure, cell) for structure in classes],
         target,
@@ -238,19 +249,9 @@ def make_tomogram(
         padded,
         voxel_size,
     )
-    blurred = gaussian_transfer(padded, voxel_size, resolution)
-    blurred *= transfer
-    clean = crop_center(apply_transfer(scene, blurred), shape).copy()
-    del scene, blurred
-    tomogram = clean
-    if np.isfinite(snr):
-        noise = np.zeros(shape, dtype=np.float32)
-        if structural_noise > 0:
-            noise += _noise(padded, shape, transfer, structural_noise, noise_rng)
-        if structural_noise < 1:
-            transfer = transfer_volume(padded, voxel_size, **imaging, optics=False)
-            noise += _noise(padded, shape, transfer, 1 - structural_noise, noise_rng)
-        tomogram = add_noise(clean, noise, snr)
+    clean = crop_center(apply_transfer(scene, transfer), shape).copy()
+    del scene, transfer
+    tomogram = add_noise(clean, noise, snr) if np.isfinite(snr) else clean
     bunch = Bunch(
         tomogram=tomogram,
         coordinates=coordinates,
@@ -277,9 +278,9 @@ def _check_shape(shape: Any) -> tuple[int, int, int]:
             f"shape={shape!r}; expected depth, height and width in voxels."
         ) from None
     return (
-        _integer("shape[0]", depth, 8),
-        _integer("shape[1]", height, 8),
-        _integer("shape[2]", width, 8),
+        check_integer("shape[0]", depth, 8),
+        check_integer("shape[1]", height, 8),
+        check_integer("shape[2]", width, 8),
     )
 
 
@@ -334,19 +335,6 @@ def _draw_scene(
         box = tuple(slice(start, start + side) for start in corner)
         scene[box] += draw_density(points, structure.masses, side, voxel_size)
     return scene
-
-
-def _noise(
-    padded: tuple[int, int, int],
-    shape: tuple[int, int, int],
-    transfer: NDArray[np.float32],
-    variance: float,
-    rng: np.random.Generator,
-) -> NDArray[np.float32]:
-    """Draw noise that has passed a transfer and has a given variance."""
-    noise = crop_center(filtered_noise(padded, transfer, rng), shape)
-    scaled: NDArray[np.float32] = noise * np.float32(np.sqrt(variance) / noise.std())
-    return scaled
 
 
 def _padded(side: int) -> int:

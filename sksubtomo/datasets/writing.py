@@ -88,7 +88,7 @@ def write_subtomograms(
     See Also
     --------
     make_subtomograms : The same in memory.
-    read_particles : Reads the STAR file.
+    sksubtomo.io.read_particles : Reads the STAR file.
 
     Notes
     -----

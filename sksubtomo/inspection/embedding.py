@@ -52,7 +52,7 @@ def plot_embedding(
 
     See Also
     --------
-    ContrastivePretrainer.transform : Makes embeddings.
+    sksubtomo.ContrastivePretrainer.transform : Makes embeddings.
     """
     points = np.asarray(embedding, dtype=np.float64)
     classes = np.asarray(labels)

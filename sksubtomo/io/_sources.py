@@ -7,6 +7,7 @@ voxel size.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sksubtomo.io.mrc import open_volumes
 
 HDF5_SUFFIXES = {".h5", ".hdf5", ".hdf"}
 ZARR_SUFFIX = ".zarr"
 EM_SUFFIX = ".em"
+STAR_SUFFIX = ".star"
+
+# What the reference to a volume takes, about.
+_REFERENCE_BYTES = 300
 
 _EM_HEADER_BYTES = 512
 # Machine codes of the EM format whose byte order is big-endian: SGI and Macintosh.
@@ -66,6 +71,7 @@ def parse_reference(reference: Any, row: int | None = None) -> Reference:
 
 def stack_references(path: Path, n_volumes: int, prefix: str) -> list[Reference]:
     """Refer to each volume of a file, named with the prefix before its path."""
+    check_memory(n_volumes * _REFERENCE_BYTES, f"{path}: to list {n_volumes} volumes")
     return [
         Reference(path, index, f"{index + 1:06d}@{prefix}")
         for index in range(n_volumes)
@@ -85,6 +91,11 @@ def open_source(
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file.")
     suffix = path.suffix.lower()
+    if suffix == STAR_SUFFIX:
+        raise ValueError(
+            f"{path}: is a STAR file; expected a file of volumes. A STAR file is read "
+            "alone, not in a sequence or by a pattern."
+        )
     if suffix in HDF5_SUFFIXES:
         with _open_hdf5(path, dataset) as volumes:
             yield _check_volumes(path, volumes), None
@@ -192,7 +203,7 @@ def _choose(path: Path, found: dict[str, Any], dataset: str | None) -> Any:
     if len(volumes) != 1:
         raise ValueError(
             f"{path}: holds {listing}; expected one array of shape (n, depth, height, "
-            "width). Name the one to read with `dataset`."
+            "width). Say which to read (dataset=, --dataset)."
         )
     return volumes[0]
 
@@ -315,8 +326,46 @@ def read_part(path: Path, volumes: Any, part: int | slice) -> NDArray[Any]:
     """Read, or take a view of, some volumes of an open file."""
     if isinstance(volumes, np.ndarray):
         return volumes[part]
+    shape = volumes.shape[1:]
+    if isinstance(part, slice):
+        shape = (len(range(*part.indices(volumes.shape[0]))), *shape)
+    check_array(shape, volumes.dtype, str(path))
     with _reading(path, "volumes"):
         return np.asarray(volumes[part])
+
+
+def check_array(shape: tuple[int, ...], dtype: DTypeLike, name: str) -> None:
+    """Raise MemoryError if an array that a file gives is larger than the memory.
+
+    HDF5 and Zarr may promise any shape: what is not stored is zero.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    check_memory(n_bytes, f"{name}: an array of shape {tuple(shape)}")
+
+
+def check_memory(n_bytes: int, what: str) -> None:
+    """Raise MemoryError if so many bytes are not available."""
+    available = available_memory()
+    if available is not None and n_bytes > available:
+        raise MemoryError(
+            f"{what} needs {n_bytes / 1e9:.3g} GB of memory; {available / 1e9:.3g} GB "
+            "are available. Expected less, a file that can be memory-mapped (an MRC "
+            "stack), or ReadVolumes in a pipeline."
+        )
+
+
+def available_memory() -> int | None:
+    """Return how many bytes there are, as the system says, or None if it does not."""
+    try:
+        # What is free, and what is in use as a cache.
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(text.partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class Expected(NamedTuple):
@@ -340,7 +389,7 @@ class Expected(NamedTuple):
             raise ValueError(
                 f"{name}: has a voxel size of {voxel_size:g} A; expected "
                 f"{self.voxel_size:g} A, that of {self.voxel_size_origin}. If one of "
-                "them is wrong, state the right one with `voxel_size`."
+                "them is wrong, give the right one (voxel_size=, --voxel-size)."
             )
         known = self
         if self.volume_shape is None:
@@ -379,7 +428,9 @@ def gather(
                 shape, None if ignore_voxel_size else voxel_size, name
             )
             if output is None:
-                output = np.empty((len(references), *shape), np.float32)
+                whole = (len(references), *shape)
+                check_array(whole, np.float32, name)
+                output = np.empty(whole, np.float32)
             for row in rows:
                 index = check_index(references[row], volumes.shape[0])
                 volume = read_part(path, volumes, index)

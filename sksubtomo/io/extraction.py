@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sksubtomo.io.mrc import VolumeStackWriter, open_volume
+from sksubtomo.io._outputs import already_there
+from sksubtomo.io.mrc import VolumeStackWriter, open_tomogram
 from sksubtomo.io.particles import ParticleTable, read_particles, rotation_matrices
-from sksubtomo.io.star import StarFile, _Parser
+from sksubtomo.io.star import StarFile
 
 STACK_NAME = "subtomograms.mrc"
 STAR_NAME = "particles.star"
@@ -29,6 +30,7 @@ _ORIGINS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 _PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 _CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
 _TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
+_IS_2D = "rlnTomoSubTomosAre2DStacks"
 # Names given in a message; the rest is counted.
 _SHOWN = 5
 
@@ -100,7 +102,7 @@ def extract_subtomograms(
     coordinate_voxel_size: float | None = None,
     selection: Collection[str] | None = None,
     tomogram_name: str | None = None,
-    allow_image_stack: bool = False,
+    allow_image_stacks: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Extraction:
@@ -144,7 +146,7 @@ def extract_subtomograms(
         Name of the tomogram in the STAR file. None: if that names several tomograms,
         the one that the tomogram's file is called after (``TS_01``, ``TS_01.mrc``,
         ``rec_TS_01.mrc``, ``TS_01_10.00Apx.mrc``); otherwise all particles.
-    allow_image_stack : bool, default=False
+    allow_image_stacks : bool, default=False
         Take a file whose header says that it is a stack of images for a tomogram, see
         `open_volume`.
     overwrite : bool, default=False
@@ -213,23 +215,15 @@ def extract_subtomograms(
     stack, star_path = output / STACK_NAME, output / STAR_NAME
     for path in (stack, star_path):
         if path.exists() and not overwrite:
-            raise FileExistsError(
-                f"{path}: is there already; choose another folder, or ask to overwrite "
-                "it (overwrite=True, --overwrite)."
-            )
+            raise already_there(path)
     table = (
         particles if isinstance(particles, ParticleTable) else read_particles(particles)
     )
     if table.path.absolute() == star_path.absolute():
         raise ValueError(f"{star_path}: is the input; choose another folder.")
-    volume, voxel_size = open_volume(
-        tomogram, voxel_size=voxel_size, allow_image_stack=allow_image_stack
+    volume, voxel_size = open_tomogram(
+        tomogram, voxel_size=voxel_size, allow_image_stacks=allow_image_stacks
     )
-    if voxel_size is None:
-        raise ValueError(
-            f"{tomogram}: the header has no voxel size; expected one, or give it "
-            "(voxel_size=, --voxel-size) in angstroms."
-        )
     names = particle_names(table)
     rows = _rows_of(table, tomogram, tomogram_name)
     if selection is not None:
@@ -281,7 +275,7 @@ def extract_subtomograms(
             writer.write(box[None])
         # Never an old table beside new volumes.
         star_path.unlink(missing_ok=True)
-    written = _selected(table, rows[kept])
+    written = table.select(rows[kept])
     residual = centres[kept] - _box_centres(starts[kept], size, binning)
     star = written.with_columns(
         _columns(written, residual, voxel_size, volume.shape, sought, binning)
@@ -402,19 +396,19 @@ def _is_selected(
     """Tell which rows a selection names, in any of the ways particles are called."""
     wanted = set(selection)
     images = table.image_names
-    selected = np.zeros(len(rows), dtype=bool)
+    is_wanted = np.zeros(len(names), dtype=bool)
     known: set[str] = set()
     for index, name in enumerate(names):
         aliases = {name} | ({images[index]} if images else set())
         known |= aliases & wanted
-        if aliases & wanted:
-            selected[rows == index] = True
+        is_wanted[index] = bool(aliases & wanted)
     unknown = sorted(wanted - known)
     if unknown:
         raise ValueError(
             f"selection: {len(unknown)} particles are not in {table.path} "
             f"({shorten(unknown)}); its particles are called {shorten(names)}."
         )
+    selected: NDArray[np.bool_] = is_wanted[rows]
     if not selected.any():
         raise ValueError(
             f"selection: has no particle of this tomogram in {table.path}; expected at "
@@ -502,32 +496,6 @@ def cut_box(
     return averaged
 
 
-def _selected(table: ParticleTable, rows: NDArray[np.intp]) -> ParticleTable:
-    """Return a table with some of the rows, in their order, and all else as it was."""
-    star, loop = table.star, table.loop
-    kept = set(rows.tolist())
-    lines, number = [], 0
-    for chunk, spans in loop._chunks():
-        # Comments and blank lines are no rows, and stay.
-        is_row = spans != []
-        if not is_row or number in kept:
-            lines.append(chunk if chunk.endswith("\n") else f"{chunk}\n")
-        number += is_row
-    # The volumes are no stacks of tilt images any more.
-    before, after = (
-        re.sub(r"(?m)^(\s*_rlnTomoSubTomosAre2DStacks\s+)\S+", r"\g<1>0", text)
-        for text in (star._text[: loop._tags_end], star._text[loop._rows_end :])
-    )
-    text = before + "".join(lines) + after
-    blocks = _Parser(str(star.path), text).parse()
-    block = blocks[star.blocks.index(table.block)]
-    return ParticleTable(
-        StarFile(star.path, text, blocks),
-        block,
-        block.loops[table.block.loops.index(loop)],
-    )
-
-
 def _columns(
     table: ParticleTable,
     residual: NDArray[np.float64],
@@ -550,7 +518,7 @@ def _columns(
     moved = ((centre - stored) * voxel_size)[:, ::-1]
     if not np.abs(moved).max() > 1e-6 and not np.abs(residual).max() > 1e-6:
         return columns
-    unit = sought["coordinate_voxel_size"] or table._coordinate_sizes
+    unit = sought["coordinate_voxel_size"] or table.coordinate_voxel_sizes
     for tags, length in (
         (_CENTERED, 1.0),
         (_PIXELS, voxel_size if unit is None else unit),
@@ -582,6 +550,9 @@ def _describe_images(
     star: StarFile, table: ParticleTable, size: int, voxel_size: float
 ) -> None:
     """Say in the optics table, or else in the particles', what the volumes are."""
+    general = star.block("general")
+    if general is not None and _IS_2D in general.pairs:
+        general.set_pair(_IS_2D, "0")
     described = {
         "rlnImagePixelSize": f"{voxel_size:.6f}",
         "rlnImageSize": str(size),
@@ -593,7 +564,11 @@ def _describe_images(
     else:
         block = star.blocks[table.star.blocks.index(table.block)]
         loop = block.loops[table.block.loops.index(table.loop)]
-        described = {"rlnImagePixelSize": described["rlnImagePixelSize"]}
+        described = {
+            tag: value
+            for tag, value in described.items()
+            if tag in loop or tag == "rlnImagePixelSize"
+        }
     for tag, value in described.items():
         loop.set_column(tag, [value] * len(loop))
 

@@ -49,7 +49,7 @@ def open_volume(
     path: str | Path,
     *,
     voxel_size: float | None = None,
-    allow_image_stack: bool = False,
+    allow_image_stacks: bool = False,
 ) -> tuple[NDArray[Any], float | None]:
     """Open one volume, such as a tomogram, without reading it into memory.
 
@@ -60,7 +60,7 @@ def open_volume(
         memory.
     voxel_size : float, default=None
         Voxel size in angstroms, which overrides that of the header.
-    allow_image_stack : bool, default=False
+    allow_image_stacks : bool, default=False
         Take a file whose header says that it is a stack of images (ispg 0) for a
         volume: RELION up to 5.0 and Warp leave the space group of tomograms zero.
         That of a cube, which they leave zero as well, is not taken for a stack, unless
@@ -112,11 +112,53 @@ def open_volume(
             f"{path}: holds a stack of {n_volumes} volumes of shape {tuple(shape)}; "
             "expected one volume."
         )
-    volume = _single_volume(path, contents, allow_image_stack, "allow_image_stack")
+    volume = _single_volume(path, contents, allow_image_stacks)
     _warn_of_faults(path, contents)
     if voxel_size is None:
         voxel_size = _voxel_size(path, contents.spacing)
     return volume, voxel_size
+
+
+def open_tomogram(
+    path: str | Path,
+    *,
+    voxel_size: float | None = None,
+    allow_image_stacks: bool = False,
+) -> tuple[NDArray[Any], float]:
+    """Open one volume whose voxel size has to be known, see `open_volume`.
+
+    Parameters
+    ----------
+    path : str or Path
+        An MRC file of one volume.
+    voxel_size : float, default=None
+        Voxel size in angstroms, which overrides that of the header.
+    allow_image_stacks : bool, default=False
+        Take a stack of images for a volume.
+
+    Returns
+    -------
+    volume : ndarray of shape (depth, height, width)
+        The volume, read-only.
+    voxel_size : float
+        Voxel size in angstroms.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it cannot be read as a volume, or its voxel size is not known.
+    """
+    volume, found = open_volume(
+        path, voxel_size=voxel_size, allow_image_stacks=allow_image_stacks
+    )
+    if found is None:
+        raise ValueError(
+            f"{path}: the header has no voxel size; expected one, or give it "
+            "(voxel_size=, --voxel-size) in angstroms."
+        )
+    return volume, found
 
 
 def read_volume_stack(path: str | Path) -> tuple[NDArray[Any], float | None]:
@@ -199,9 +241,7 @@ def open_volumes(
     contents = _open(path)
     volumes = contents.data
     if volumes.ndim != 4:
-        volumes = _single_volume(
-            path, contents, allow_image_stacks, "allow_image_stacks"
-        )[np.newaxis]
+        volumes = _single_volume(path, contents, allow_image_stacks)[np.newaxis]
     _warn_of_faults(path, contents)
     return volumes, _voxel_size(path, contents.spacing)
 
@@ -706,10 +746,10 @@ def _voxel_size(path: Path, spacing: NDArray[np.float64]) -> float | None:
 
 
 def _single_volume(
-    path: Path, contents: _Contents, allow_image_stack: bool, override: str
+    path: Path, contents: _Contents, allow_image_stacks: bool
 ) -> NDArray[Any]:
     data = contents.data
-    if contents.is_image_stack and not allow_image_stack:
+    if contents.is_image_stack and not allow_image_stacks:
         found = (
             f"an image of shape {data.shape} (ispg 0)"
             if data.ndim == 2
@@ -717,7 +757,7 @@ def _single_volume(
         )
         raise ValueError(
             f"{path}: holds {found}; expected a volume (ispg 1). If it is one and its "
-            f"header is wrong, give {override}=True."
+            "header is wrong, say so (allow_image_stacks=True, --allow-image-stacks)."
         )
     return data[np.newaxis] if data.ndim == 2 else data
 

@@ -204,11 +204,14 @@ class ParticleTable:
         """Whether the particles are stacks of 2-D tilt images, not volumes.
 
         By ``rlnTomoSubTomosAre2DStacks`` 1 in ``data_general``, or
-        ``rlnImageDimensionality`` 2 in the optics groups of the particles.
+        ``rlnImageDimensionality`` 2 in the optics groups of the particles, or in their
+        own table.
         """
         if self._general.get("rlnTomoSubTomosAre2DStacks") in ("1", "true", "True"):
             return True
         dimensions = self._optics_values("rlnImageDimensionality")
+        if dimensions is None and "rlnImageDimensionality" in self.loop:
+            dimensions = self._floats(["rlnImageDimensionality"])
         return dimensions is not None and bool((dimensions == 2).any())
 
     @cached_property
@@ -230,6 +233,25 @@ class ParticleTable:
         """
         sizes = self._sizes("rlnTomoTiltSeriesPixelSize")
         return self._one_size(sizes, "rlnTomoTiltSeriesPixelSize")
+
+    @cached_property
+    def coordinate_voxel_sizes(
+        self,
+    ) -> NDArray[np.float64] | None:  # numpydoc ignore=RT01,SS05
+        """Angstroms a pixel of each particle's ``rlnCoordinateX``; None if not there.
+
+        From ``rlnTomoTiltSeriesPixelSize`` (RELION 4), else ``rlnPixelSize`` of the
+        particles or ``rlnDetectorPixelSize`` with ``rlnMagnification`` (Warp), else
+        ``rlnMicrographPixelSize`` of the optics.
+        """
+        sizes = self._sizes("rlnTomoTiltSeriesPixelSize")
+        if sizes is None and "rlnPixelSize" in self.loop:
+            sizes = self._sizes("rlnPixelSize")
+        if sizes is None:
+            sizes = self._detector_sizes
+        if sizes is None:
+            sizes = self._sizes("rlnMicrographPixelSize")
+        return sizes
 
     def coordinates(
         self,
@@ -254,11 +276,9 @@ class ParticleTable:
             ``rlnCenteredCoordinateXAngst`` and so on. None takes the centred ones if
             they are there, as RELION 5 does.
         coordinate_voxel_size : float, default=None
-            Angstroms a pixel of ``rlnCoordinateX``. None takes it from the file:
-            ``rlnTomoTiltSeriesPixelSize`` (RELION 4), else ``rlnPixelSize`` of the
-            particles or ``rlnDetectorPixelSize`` with ``rlnMagnification`` (Warp), else
-            ``rlnMicrographPixelSize`` of the optics. If none of these is there, as in
-            RELION 3.1, coordinates are taken to be in the tomogram's own voxels.
+            Angstroms a pixel of ``rlnCoordinateX``. None takes `coordinate_voxel_sizes`
+            of the file. If that does not say, as in RELION 3.1, coordinates are taken
+            to be in the tomogram's own voxels.
         apply_shifts : bool, default=True
             Whether to subtract the shifts that refinement found (``rlnOriginXAngst``,
             or in pixels of the particles' images ``rlnOriginX``), turned by
@@ -282,9 +302,7 @@ class ParticleTable:
 
         References
         ----------
-        .. [1] RELION 5, ``ParticleSet::getPosition`` and ``TomogramSet::loadTomogram``,
-           https://github.com/3dem/relion/issues/1137 and
-           https://github.com/3dem/relion/pull/1353
+        .. [1] RELION 5, ``ParticleSet::getPosition`` and ``TomogramSet::loadTomogram``.
         """
         if units not in (None, "pixels", "angstroms_centered"):
             raise ValueError(
@@ -310,7 +328,7 @@ class ParticleTable:
         # Angstroms a unit of `found`, and a voxel of the tomogram.
         unit: float | NDArray[np.float64] | None = 1.0
         if not is_centered:
-            unit = coordinate_voxel_size or self._coordinate_sizes
+            unit = coordinate_voxel_size or self.coordinate_voxel_sizes
         target: float | NDArray[np.float64] | None = voxel_size
         if target is None:
             target = self._sizes("rlnTomoTiltSeriesPixelSize") if is_centered else unit
@@ -413,22 +431,52 @@ class ParticleTable:
         return self._found[file], int(number) - 1 if at else None
 
     def _find(self, file: str, i: int) -> Path:
-        folder = self.path.absolute().parent
-        bases = [folder, *folder.parents, Path.cwd()]
-        if Path(file).is_absolute():
-            bases = bases[:1]
-        for base in bases:
-            # OSError: a name that is too long, or a folder that cannot be entered.
-            with contextlib.suppress(OSError):
-                if (base / file).is_file():
-                    return base / file
-        where = ""
-        if len(bases) > 1:
-            where = f" below {folder}, the folders above it or {bases[-1]}"
-        raise FileNotFoundError(
-            f"{self.path}: {file}, the volume of particle {i + 1}, was not "
-            f"found{where}."
-        )
+        found = find_image(file, self.path.parent)
+        if found is None:
+            where = ""
+            if not Path(file).is_absolute():
+                folder = self.path.absolute().parent
+                where = f" below {folder}, the folders above it or {Path.cwd()}"
+            raise FileNotFoundError(
+                f"{self.path}: {file}, the volume of particle {i + 1}, was not "
+                f"found{where}."
+            )
+        return found
+
+    def select(self, rows: ArrayLike) -> ParticleTable:
+        """Return some of the particles, in their order, with the whole file around.
+
+        Parameters
+        ----------
+        rows : array-like of int or of bool
+            Positions from 0 of the particles, or for each whether it is chosen.
+
+        Returns
+        -------
+        ParticleTable
+            The chosen particles. Their rows, and all of the file that are no
+            particles, are the same to the byte when they are written.
+
+        Raises
+        ------
+        ValueError
+            If a position is out of range or stands twice, or a mask has another length.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sksubtomo.io import read_particles, write_particles
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "particles.star")
+        ...     write_particles(path, {"rlnTomoName": ["001", "002", "001"]})
+        ...     particles = read_particles(path)
+        ...     particles.select([0, 2]).tomogram_names
+        ['001', '001']
+        """
+        star, block, loop = self._copy()
+        loop.select_rows(rows)
+        return ParticleTable(star, block, loop)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> StarFile:
         """Return the file with columns of the particles replaced or appended.
@@ -448,7 +496,7 @@ class ParticleTable:
         ValueError
             If a column has another length, or cannot be written.
         """
-        star, loop = self._copy()
+        star, _, loop = self._copy()
         for tag, values in columns.items():
             loop.set_column(tag, values)
         return star
@@ -511,7 +559,7 @@ class ParticleTable:
             raise ValueError("class_numbers: expected whole numbers from 1.")
         if not ((chances >= 0) & (chances <= 1)).all():
             raise ValueError("probabilities: expected numbers from 0 to 1.")
-        star, loop = self._copy()
+        star, _, loop = self._copy()
         if "rlnClassNumber" in loop and not self._is_classified():
             tag, count = _PREVIOUS, 1
             while tag in loop:
@@ -537,11 +585,11 @@ class ParticleTable:
         pairs = set(zip(*columns.values(), strict=True))
         return all(len({pair[k] for pair in pairs}) == len(pairs) for k in (0, 1))
 
-    def _copy(self) -> tuple[StarFile, Loop]:
-        """Return a copy of the file, and the particles' table in it."""
+    def _copy(self) -> tuple[StarFile, Block, Loop]:
+        """Return a copy of the file, and the particles' block and table in it."""
         star = self.star.copy()
         block = star.blocks[self.star.blocks.index(self.block)]
-        return star, block.loops[self.block.loops.index(self.loop)]
+        return star, block, block.loops[self.block.loops.index(self.loop)]
 
     def _strings(self, tag: str) -> list[str] | None:
         return self.loop.column(tag) if tag in self.loop else None
@@ -624,17 +672,6 @@ class ParticleTable:
         self._checked(magnification, "rlnMagnification")
         return self._checked(1e4 * micrometres / magnification, "rlnDetectorPixelSize")
 
-    @cached_property
-    def _coordinate_sizes(self) -> NDArray[np.float64] | None:
-        sizes = self._sizes("rlnTomoTiltSeriesPixelSize")
-        if sizes is None and "rlnPixelSize" in self.loop:
-            sizes = self._sizes("rlnPixelSize")
-        if sizes is None:
-            sizes = self._detector_sizes
-        if sizes is None:
-            sizes = self._sizes("rlnMicrographPixelSize")
-        return sizes
-
     def _one_size(self, sizes: NDArray[np.float64] | None, what: str) -> float | None:
         if sizes is None or not len(sizes):
             return None
@@ -646,6 +683,34 @@ class ParticleTable:
                 "particles. Split the file by optics group, or rescale."
             )
         return float(sizes[0])
+
+
+def find_image(file: str, folder: Path) -> Path | None:
+    """Find a file that a STAR file in some folder names.
+
+    Parameters
+    ----------
+    file : str
+        The name.
+    folder : Path
+        Where the STAR file is.
+
+    Returns
+    -------
+    Path or None
+        The file below that folder, one of the folders above it, or the working
+        directory; None if it is not there.
+    """
+    folder = folder.absolute()
+    bases = [folder, *folder.parents, Path.cwd()]
+    if Path(file).is_absolute():
+        bases = bases[:1]
+    for base in bases:
+        # OSError: a name that is too long, or a folder that cannot be entered.
+        with contextlib.suppress(OSError):
+            if (base / file).is_file():
+                return base / file
+    return None
 
 
 def _has(loop: Loop, tags: Sequence[str]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import compress, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sksubtomo._files import write_atomically
 
@@ -169,6 +171,9 @@ def format_values(tag: str, values: Iterable[Any]) -> list[str]:
     """
     tokens = []
     for value in values:
+        if isinstance(value, (float, np.floating)):
+            tokens.append(str(value))
+            continue
         if isinstance(value, (bool, np.bool_)):
             value = int(value)
         try:
@@ -226,6 +231,8 @@ class Loop:  # numpydoc ignore=PR01
         self._tags_end = self._rows_end = start
         # Columns that differ from the text, as tokens.
         self._changed: dict[str, list[str]] = {}
+        # Which rows of the text there are; None means all.
+        self._kept: NDArray[np.bool_] | None = None
 
     @property
     def line(self) -> int:  # numpydoc ignore=RT01,SS05
@@ -357,6 +364,55 @@ class Loop:  # numpydoc ignore=PR01
         self._places.pop(tag, None)
         self._changed.pop(tag, None)
 
+    def select_rows(self, rows: ArrayLike) -> None:
+        """Leave all other rows out.
+
+        Blank lines and comments between the rows stay.
+
+        Parameters
+        ----------
+        rows : array-like of int or of bool
+            Positions from 0 of the rows to keep, or for each row whether it is kept.
+            Rows stay in the order of the file.
+
+        Raises
+        ------
+        ValueError
+            If a position is out of range or stands twice, or the mask has another
+            length.
+        """
+        array = np.asarray(rows)
+        chosen = np.zeros(self._n_rows, dtype=bool)
+        if array.dtype == bool and array.shape == chosen.shape:
+            chosen = array.copy()
+        elif array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
+            positions = array.astype(np.intp)
+            if len(positions) and not (
+                positions.min() >= 0 and positions.max() < self._n_rows
+            ):
+                raise ValueError(
+                    f"rows: has positions from {positions.min()} to {positions.max()}; "
+                    f"expected 0 to {self._n_rows - 1}."
+                )
+            chosen[positions] = True
+            if chosen.sum() < len(positions):
+                raise ValueError("rows: has a position twice; expected each once.")
+        else:
+            raise ValueError(
+                f"rows: has shape {array.shape} and dtype {array.dtype}; expected "
+                f"positions, or a mask of shape {chosen.shape}."
+            )
+        self._changed = {
+            tag: list(compress(tokens, chosen)) for tag, tokens in self._changed.items()
+        }
+        if self._kept is None:
+            self._kept = chosen
+        else:
+            kept = self._kept.copy()
+            kept[self._kept] = chosen
+            self._kept = kept
+        self._n_rows = int(chosen.sum())
+
     def _copy(self) -> Loop:
         copied = Loop(self._source, self._text, self._start)
         copied.__dict__.update(self.__dict__)
@@ -371,6 +427,16 @@ class Loop:  # numpydoc ignore=PR01
         None stands for a row whose values white space alone separates, an empty list
         for blank lines and comments.
         """
+        if self._kept is None:
+            yield from self._stored_chunks()
+            return
+        kept = iter(self._kept.tolist())
+        for chunk, spans in self._stored_chunks():
+            if spans == [] or next(kept):
+                yield chunk, spans
+
+    def _stored_chunks(self) -> Iterator[tuple[str, list[tuple[int, int]] | None]]:
+        """Yield `_chunks` of all rows of the text."""
         position = self._tags_end
         while position < self._rows_end:
             end = _next_line(self._text, position)
@@ -388,10 +454,23 @@ class Loop:  # numpydoc ignore=PR01
 
     def _pieces(self) -> Iterator[str]:
         """Yield the text of the loop from ``loop_`` to its last row."""
+        yield from self._changed_pieces()
+        if self._kept is not None and not self._n_rows:
+            # A name with a value would look like another column.
+            end = _next_line(self._text, self._rows_end)
+            if self._text[self._rows_end : end].lstrip(_BLANK).startswith("_"):
+                yield "\n"
+
+    def _changed_pieces(self) -> Iterator[str]:
+        """Yield `_pieces`, but for what an empty loop needs at its end."""
         text = self._text
         n_stored = len(self._tag_lines)
         if not self._changed and len(self._places) == n_stored:
-            yield text[self._start : self._rows_end]
+            if self._kept is None:
+                yield text[self._start : self._rows_end]
+            else:
+                yield text[self._start : self._tags_end]
+                yield from (chunk for chunk, _ in self._chunks())
             return
         yield from self._head()
         appended = [self._changed[tag] for tag in self.tags if tag not in self._places]
@@ -485,10 +564,48 @@ class Block:  # numpydoc ignore=PR01
         self.name = name
         self.pairs: dict[str, str] = {}
         self.loops: list[Loop] = []
+        # Where in the text the values of pairs are, with what comes before another
+        # value in their place; and the values that differ, as tokens.
+        self._pair_places: dict[str, tuple[int, int, str]] = {}
+        self._changed: dict[str, str] = {}
+
+    def set_pair(self, tag: str, value: Any) -> None:
+        """Replace a single value.
+
+        Parameters
+        ----------
+        tag : str
+            Its name, without the leading underscore.
+        value : object
+            A string, which is quoted where it needs it, or a number.
+
+        Raises
+        ------
+        ValueError
+            If the block has no such name, or the value cannot be written.
+        """
+        if tag not in self._pair_places:
+            raise ValueError(
+                f"data_{self.name}: has no single value {tag}; it has "
+                f"{', '.join(self.pairs) or 'none'}."
+            )
+        (token,) = format_values(tag, [value])
+        self._changed[tag] = token
+        self.pairs[tag] = unquote(token)
+
+    def _edits(self) -> Iterator[tuple[int, int, Iterable[str]]]:
+        """Yield what stands in place of the text between two positions."""
+        for tag, token in self._changed.items():
+            start, end, gap = self._pair_places[tag]
+            yield start, end, [gap, token]
+        for loop in self.loops:
+            yield loop._start, loop._rows_end, loop._pieces()
 
     def _copy(self) -> Block:
         copied = Block(self.name)
         copied.pairs = dict(self.pairs)
+        copied._pair_places = self._pair_places
+        copied._changed = dict(self._changed)
         copied.loops = [loop._copy() for loop in self.loops]
         return copied
 
@@ -566,11 +683,11 @@ class StarFile:  # numpydoc ignore=PR01
 
     def _pieces(self) -> Iterator[str]:
         position = 0
-        for block in self.blocks:
-            for loop in block.loops:
-                yield self._text[position : loop._start]
-                yield from loop._pieces()
-                position = loop._rows_end
+        edits = [edit for block in self.blocks for edit in block._edits()]
+        for start, end, pieces in sorted(edits, key=itemgetter(0)):
+            yield self._text[position:start]
+            yield from pieces
+            position = end
         yield self._text[position:]
 
 
@@ -759,7 +876,7 @@ class _Parser:
                 blocks[-1].loops.append(loop)
                 end = loop._rows_end
             elif first.startswith("_") and first != "_":
-                self.pair(position, tokens, blocks[-1])
+                self.pair(spans, tokens, blocks[-1])
             else:
                 raise self.error(
                     position,
@@ -774,8 +891,11 @@ class _Parser:
             )
         return blocks
 
-    def pair(self, position: int, tokens: list[str], block: Block) -> None:
+    def pair(
+        self, spans: list[tuple[int, int]], tokens: list[str], block: Block
+    ) -> None:
         """Keep a name with its value."""
+        position = spans[0][0]
         tag = tokens[0][1:]
         if len(tokens) != 2:
             count = "no value" if len(tokens) == 1 else "more than one value"
@@ -789,6 +909,12 @@ class _Parser:
                 position, f"_{tag} stands twice in data_{block.name}; expected once."
             )
         block.pairs[tag] = unquote(tokens[1])
+        start, end = spans[1]
+        # A text field begins a line, but what replaces it stands on that of its name.
+        is_field = _is_field(self.text, spans[1])
+        block._pair_places[tag] = (
+            (spans[0][1], end, " ") if is_field else (start, end, "")
+        )
 
     def tokens(self, spans: list[tuple[int, int]]) -> list[str]:
         """Return the text of spans, refusing a quote that is never closed."""

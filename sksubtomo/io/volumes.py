@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from sksubtomo.io._sources import (
     EM_SUFFIX,
     HDF5_SUFFIXES,
+    STAR_SUFFIX,
     ZARR_SUFFIX,
     Expected,
     Reference,
+    check_array,
     check_axes,
     check_finite,
     check_index,
@@ -35,7 +37,6 @@ from sksubtomo.io.mrc import check_voxel_size
 if TYPE_CHECKING:
     from sksubtomo.io.particles import ParticleTable
 
-_STAR_SUFFIX = ".star"
 # What a folder is searched for; other names are reached with a pattern.
 _FOLDER_SUFFIXES = (".mrc", ".mrc.gz", ".mrc.bz2", EM_SUFFIX)
 
@@ -132,6 +133,8 @@ def read_volumes(
         If the source is no path and no sequence of them.
     ImportError
         If the format needs an extra that is not installed.
+    MemoryError
+        If the volumes cannot be memory-mapped and are more than there is memory for.
 
     Warns
     -----
@@ -142,7 +145,7 @@ def read_volumes(
     See Also
     --------
     list_references : The references of a source, without reading it.
-    ReadVolumes : Reads references in a pipeline.
+    sksubtomo.ReadVolumes : Reads references in a pipeline.
 
     Examples
     --------
@@ -164,7 +167,7 @@ def read_volumes(
     """
     voxel_size = check_voxel_size(voxel_size)
     check_axes(axes)
-    references, particles = _list(source, dataset, allow_image_stacks)
+    references, particles = _list(source, dataset, allow_image_stacks, to_read=True)
     expected = Expected(voxel_size=voxel_size)
     if voxel_size is None and particles is not None:
         expected = Expected(
@@ -193,7 +196,7 @@ def list_references(
     dataset: str | None = None,
     allow_image_stacks: bool = False,
 ) -> NDArray[np.str_]:
-    """List the volumes of a source as references that :class:`ReadVolumes` takes.
+    """List the volumes of a source as references that `ReadVolumes` takes.
 
     Parameters
     ----------
@@ -237,7 +240,7 @@ def list_references(
     >>> [reference.split("@")[0] for reference in references]
     ['000001', '000002']
     """
-    references, _ = _list(source, dataset, allow_image_stacks)
+    references, _ = _list(source, dataset, allow_image_stacks, to_read=False)
     return np.array(
         [
             str(reference.path)
@@ -329,13 +332,14 @@ def set_contrast(volumes: NDArray[Any], invert_contrast: bool | None) -> NDArray
         The volumes themselves, unless they are inverted.
     """
     if invert_contrast:
+        check_array(volumes.shape, np.float32, "the inverted volumes")
         return np.negative(volumes, dtype=np.float32, casting="unsafe")
     if invert_contrast is None and contrast_sign(volumes) < 0:
         warnings.warn(
             "The particles are darker than their surroundings, as in tomograms whose "
             "contrast was not inverted; simulations and templates have light "
-            "particles. Give invert_contrast=True to invert them, or False to leave "
-            "them and say that this is meant.",
+            "particles. Invert them (invert_contrast=True, --invert-contrast), or say "
+            "that this is meant (False, --no-invert-contrast).",
             UserWarning,
             stacklevel=3,
         )
@@ -343,7 +347,7 @@ def set_contrast(volumes: NDArray[Any], invert_contrast: bool | None) -> NDArray
 
 
 def _list(
-    source: Any, dataset: str | None, allow_image_stacks: bool
+    source: Any, dataset: str | None, allow_image_stacks: bool, *, to_read: bool
 ) -> tuple[list[Reference], ParticleTable | None]:
     if not isinstance(source, (str, os.PathLike)):
         return parse_references(source), None
@@ -356,12 +360,14 @@ def _list(
         return _list_folder(path), None
     if not path.exists() and glob.has_magic(reference.name):
         return _list_pattern(reference.name), None
-    if suffix == _STAR_SUFFIX:
+    if suffix == STAR_SUFFIX:
         return _list_star(path, allow_image_stacks)
     with open_source(path, dataset=dataset, allow_image_stacks=allow_image_stacks) as (
         volumes,
         _,
     ):
+        if to_read and not isinstance(volumes, np.ndarray):
+            check_array(volumes.shape, volumes.dtype, str(path))
         if volumes.shape[0] == 1 and suffix not in {*HDF5_SUFFIXES, ZARR_SUFFIX}:
             return [reference], None
         return stack_references(path, volumes.shape[0], path.name), None
@@ -453,7 +459,7 @@ def _list_star(
             f"{path}: says that its particles are stacks of 2-D tilt images "
             "(rlnTomoSubTomosAre2DStacks or rlnImageDimensionality), not volumes; "
             "extract 3-D subtomograms instead. If they are volumes and the file is "
-            "wrong, give allow_image_stacks=True."
+            "wrong, say so (allow_image_stacks=True, --allow-image-stacks)."
         )
     references = []
     for row, name in enumerate(particles.image_names):

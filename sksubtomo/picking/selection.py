@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sksubtomo._files import write_atomically, write_text
 from sksubtomo.inspection._matplotlib import import_pyplot
+from sksubtomo.io._outputs import already_there
 from sksubtomo.io.extraction import particle_names
 from sksubtomo.io.particles import read_particles
 
@@ -103,10 +104,7 @@ def write_contact_sheets(
     folder = Path(folder)
     table = folder / SELECTION_NAME
     if table.exists() and not overwrite:
-        raise FileExistsError(
-            f"{table}: is there already; choose another folder, or ask to overwrite it "
-            "(overwrite=True, --overwrite)."
-        )
+        raise already_there(table)
     import_pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     per_page = n_columns * n_rows

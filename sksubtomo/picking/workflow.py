@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sksubtomo._files import write_atomically
 from sksubtomo.datasets.imaging import TiltAxis
 from sksubtomo.inspection._matplotlib import import_pyplot
+from sksubtomo.io._outputs import already_there
 from sksubtomo.io.extraction import tomogram_stem
-from sksubtomo.io.mrc import open_volume
+from sksubtomo.io.mrc import open_tomogram, open_volume
 from sksubtomo.picking.candidates import cut_candidates, resample_template
 from sksubtomo.picking.detection import Picks, check_count, pick_particles, write_picks
 from sksubtomo.picking.figures import plot_picks
@@ -43,7 +44,7 @@ def pick_tomogram(
     figure: str | Path | None = None,
     contact_sheets: str | Path | None = None,
     tomogram_name: str | None = None,
-    allow_image_stack: bool = False,
+    allow_image_stacks: bool = False,
     overwrite: bool = False,
 ) -> Picks:
     """Pick particles in a tomogram and write them as a STAR file.
@@ -88,7 +89,7 @@ def pick_tomogram(
         Folder for contact sheets of the picks, see `write_contact_sheets`.
     tomogram_name : str, default=None
         Name of the tomogram in the STAR file. None means its file's without suffix.
-    allow_image_stack : bool, default=False
+    allow_image_stacks : bool, default=False
         Take a file whose header says that it is a stack of images for a tomogram, see
         `open_volume`.
     overwrite : bool, default=False
@@ -118,14 +119,9 @@ def pick_tomogram(
     n_candidates = check_count("n_candidates", n_candidates)
     inputs = [Path(item) for item in (tomogram, template) if item is not None]
     _check_outputs(output, figure, contact_sheets, overwrite, inputs)
-    volume, voxel_size = open_volume(
-        tomogram, voxel_size=voxel_size, allow_image_stack=allow_image_stack
+    volume, voxel_size = open_tomogram(
+        tomogram, voxel_size=voxel_size, allow_image_stacks=allow_image_stacks
     )
-    if voxel_size is None:
-        raise ValueError(
-            f"{tomogram}: the header has no voxel size; expected one, or give it "
-            "(voxel_size=, --voxel-size) in angstroms."
-        )
     reference = None
     if template is not None:
         reference = open_volume(template)
@@ -195,10 +191,7 @@ def _check_outputs(
     table = None if contact_sheets is None else Path(contact_sheets, SELECTION_NAME)
     for path in (output, figure, table):
         if path is not None and Path(path).exists() and not overwrite:
-            raise FileExistsError(
-                f"{path}: is there already; choose another name, or ask to overwrite "
-                "it (overwrite=True, --overwrite)."
-            )
+            raise already_there(Path(path))
     for path in (output, figure):
         if path is None:
             continue

@@ -223,7 +223,7 @@ def _draw_figures(
     summaries: Mapping[str, Sequence[LabelFractionSummary]],
     pretrained: Sequence[tuple[Pretraining, Pretrained]],
 ) -> None:
-    # No pyplot: it would open windows in a session that has them.
+    # No pyplot: it would open windows where there is a display.
     from matplotlib.figure import Figure
 
     main, *paper = summaries

@@ -119,7 +119,7 @@ def test_help_names_the_defaults(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "labels: expected them"),
+        ([], "labels: there are none"),
         (["--labels", "no.csv"], r"no\.csv: there is no such file"),
         (["--labels", "stack.mrc"], r"stack\.mrc"),
         (["--labels-column", "nothing"], "no column nothing"),

@@ -75,10 +75,10 @@ def test_options_reach_the_function(monkeypatch, capsys):
     monkeypatch.setattr("sksubtomo.io.extract_subtomograms", extract)
     error_of(
         capsys,
-        *["--bin", "2", "--invert-contrast", "--normalize", "--edge", "pad"],
+        *["--binning", "2", "--invert-contrast", "--normalize", "--edge", "pad"],
         *["--voxel-size", "9.5", "--coordinate-units", "pixels"],
         *["--coordinate-voxel-size", "2.5", "--tomogram-name", "a"],
-        *["--allow-image-stack", "--overwrite"],
+        *["--allow-image-stacks", "--overwrite"],
     )
     assert seen == {
         "positional": ("TS_01.mrc", "p.star"),
@@ -93,7 +93,7 @@ def test_options_reach_the_function(monkeypatch, capsys):
         "coordinate_voxel_size": 2.5,
         "selection": None,
         "tomogram_name": "a",
-        "allow_image_stack": True,
+        "allow_image_stacks": True,
         "overwrite": True,
         "progress": False,
     }
@@ -109,7 +109,7 @@ def test_options_reach_the_function(monkeypatch, capsys):
         (["--size", "0"], "size=0"),
         (["--size", "99"], "size=99"),
         (["--size", "20"], "none of 3 boxes"),
-        (["--bin", "0"], "binning=0"),
+        (["--binning", "0"], "binning=0"),
         (["--voxel-size", "0"], "voxel_size"),
         (["--coordinate-voxel-size", "nan"], "coordinate_voxel_size"),
         (["--coordinate-units", "angstroms_centered"], "rlnCenteredCoordinateXAngst"),

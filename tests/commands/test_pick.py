@@ -67,7 +67,7 @@ def test_options_reach_the_function(monkeypatch, capsys):
         *["t.mrc", "--diameter", 120, "--output", "p.star", "--number", 7],
         *["--contrast", "light", "--voxel-size", 9.5, "--min-distance", 50],
         *["--border", 30, "--score-range", 1, 20, "--tomogram-name", "a"],
-        *["--allow-image-stack", "--rank", "--template", "x.mrc", "--candidates", 9],
+        *["--allow-image-stacks", "--rank", "--template", "x.mrc", "--candidates", 9],
         *["--rotations", 4, "--tilt-range", -50, 55, "--tilt-axis", 85.5],
         *["--figure", "f.png", "--contact-sheets", "c", "--overwrite"],
     )
@@ -80,7 +80,7 @@ def test_options_reach_the_function(monkeypatch, capsys):
         "border": 30.0,
         "score_range": (1.0, 20.0),
         "tomogram_name": "a",
-        "allow_image_stack": True,
+        "allow_image_stacks": True,
         "rank": True,
         "template": "x.mrc",
         "n_candidates": 9,

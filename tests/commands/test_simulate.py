@@ -72,6 +72,7 @@ def test_options_override_the_preset(captured, monkeypatch):
             "n_per_class": 500,
             "size": 32,
             "n_neighbors": 4,
+            "low_pass": 40.0,
             "microscope": Microscope.liu2020(10.0),
         }
 
@@ -80,6 +81,7 @@ def test_options_override_the_preset(captured, monkeypatch):
     arguments += ["my folder", "--n-per-class", "7", "--snr", "0.05", "--seed", "4"]
     arguments += ["--neighbors", "2", "--max-shift", "0.2", "--crowding", "0.9"]
     arguments += ["--tilt-range", "-50", "55", "--resolution", "30", "--jobs", "2"]
+    arguments += ["--low-pass", "60"]
     assert main(arguments) == 2
     ((_, parameters),) = captured
     expected = {
@@ -92,6 +94,7 @@ def test_options_override_the_preset(captured, monkeypatch):
         "crowding": 0.9,
         "tilt_range": (-50.0, 55.0),
         "resolution": 30.0,
+        "low_pass": 60.0,
         "n_jobs": 2,
         "microscope": Microscope.liu2020(10.0),
     }
@@ -135,6 +138,7 @@ def test_writes_a_tomogram(tmp_path, capsys):
         (["--preset", "gupta2022", "--structures", "nowhere"], "nowhere"),
         (["--shape", "8", "8", "8"], "--shape is for a tomogram"),
         (["--n-particles", "8"], "--n-particles is for a tomogram"),
+        (["--tomogram", "--low-pass", "0"], "low_pass=0.0"),
         (["--tomogram", "--size", "8"], "--size is for subtomograms"),
         (["--tomogram", "--preset", "gupta2022"], "--preset is for subtomograms"),
         (["--tomogram", "--shape", "8", "8", "8"], "too small for"),

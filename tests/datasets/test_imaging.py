@@ -15,6 +15,7 @@ from sksubtomo.datasets import (
     filtered_noise,
     gaussian_transfer,
     load_phantom,
+    low_pass_transfer,
     missing_wedge_mask,
     noise_transfer,
     tilt_angles,
@@ -112,7 +113,7 @@ class TestMicroscope:
 
     @pytest.mark.parametrize("value", ["300", None, True])
     def test_refuses_types(self, value):
-        with pytest.raises(TypeError, match=f"voltage={value!r}; expected"):
+        with pytest.raises(TypeError, match=f"voltage={value!r} of type .*; expected"):
             Microscope(voltage=value)
 
     def test_of_the_paper(self):
@@ -308,6 +309,51 @@ class TestMissingWedge:
         mask = missing_wedge_mask(15, (44.0, 46.0))
         assert mask[3, 0, 3]
         assert not mask[-3, 0, 3]
+
+
+class TestLowPass:
+    def test_falls_behind_the_stated_resolution(self):
+        shape, voxel_size, low_pass = (24, 32, 31), 5.0, 25.0
+        transfer = low_pass_transfer(shape, voxel_size, low_pass)
+        along = fft.fftfreq(24), fft.fftfreq(32), fft.rfftfreq(31)
+        radius = np.linalg.norm(np.meshgrid(*along, indexing="ij"), axis=0)
+        # In units of the stated frequency.
+        radius *= low_pass / voxel_size
+        assert transfer.shape == radius.shape == (24, 32, 16)
+        assert transfer.dtype == np.float32
+        assert (transfer[radius <= 1] == 1).all()
+        order = np.argsort(radius.ravel())
+        assert (np.diff(transfer.ravel()[order]) <= 0).all()
+        one_over_e = np.interp(1.25, radius.ravel()[order], transfer.ravel()[order])
+        assert one_over_e == pytest.approx(np.exp(-1), abs=0.01)
+        assert transfer[radius > 1.76].max() < 1.1e-4
+
+    def test_is_that_of_the_papers_data(self):
+        # Radius 8 of Nyquist 16, and an edge of 2.
+        transfer = low_pass_transfer(32, 10.0, 40.0)
+        expected = np.exp(-((np.maximum(np.arange(17) - 8, 0) / 2) ** 2))
+        np.testing.assert_allclose(transfer[0, 0], expected, rtol=1e-5)
+
+    def test_is_a_real_filter(self):
+        volume = scene(17)
+        passed = apply_transfer(volume, low_pass_transfer(17, 12.0, 60.0))
+        assert passed.mean() == pytest.approx(volume.mean(), rel=1e-4)
+        assert passed.var() < volume.var()
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"low_pass": 0.0}, ValueError, r"low_pass=0\.0; expected a positive"),
+            ({"low_pass": "40"}, TypeError, "low_pass='40'"),
+            ({"low_pass": 161.0}, ValueError, "longest side of the volume, 160 ang"),
+            ({"voxel_size": None}, TypeError, "voxel_size=None"),
+            ({"shape": 1}, ValueError, "shape=1"),
+        ],
+    )
+    def test_refuses(self, options, error, message):
+        usual = {"shape": (8, 8, 16), "voxel_size": 10.0, "low_pass": 40.0}
+        with pytest.raises(error, match=message):
+            low_pass_transfer(**usual | options)
 
 
 def test_apply_transfer_checks_the_shape():

@@ -38,6 +38,8 @@ def test_gupta2022_is_the_papers(fetched):
     assert simulator.tilt_range == (-60, 60)
     assert simulator.microscope == Microscope.liu2020(10.0)
     assert simulator.convention == "liu2020"
+    # Half of Nyquist.
+    assert simulator.low_pass == 40.0
 
 
 def test_takes_files_by_id_and_fetches_the_others(fetched, tmp_path):
@@ -59,6 +61,8 @@ def test_refuses(fetched, tmp_path):
         simulation_preset("gupta")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         simulation_preset(structures=tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="file"):
+        simulation_preset(structures=__file__)
     for name in ("1bxn.pdb", "1bxn.cif.gz"):
         (tmp_path / name).write_text(ATOM.format("C"))
     with pytest.raises(ValueError, match=r"1bxn\.cif\.gz and .*1bxn\.pdb are both"):

@@ -17,6 +17,7 @@ from sksubtomo.datasets import (
     draw_density,
     gaussian_transfer,
     list_phantoms,
+    low_pass_transfer,
     make_subtomograms,
 )
 
@@ -300,6 +301,46 @@ class TestPhysics:
             power[fraction] = low.mean() / spectrum.mean()
         assert power[1.0] < power[0.5] / 1.5 < power[0.0] / 2
 
+    def test_low_pass_takes_signal_and_noise(self):
+        # The microscope and the filter of the paper's data.
+        options = {
+            "structures": PAIR,
+            "size": 32,
+            "voxel_size": 10.0,
+            "resolution": 10.0,
+            "tilt_step": None,
+            "microscope": Microscope.liu2020(10.0),
+            "snr": 0.05,
+            "random_state": 0,
+            "return_clean": True,
+        }
+        usual = make_subtomograms(1, **options)
+        filtered = make_subtomograms(1, **options, low_pass=40.0)
+        noise = filtered.data - filtered.clean
+        ratios = filtered.clean.var(axis=(1, 2, 3)) / noise.var(axis=(1, 2, 3))
+        np.testing.assert_allclose(ratios, 0.05, rtol=1e-4)
+        transfer = low_pass_transfer(32, 10.0, 40.0)
+        for row in range(2):
+            expected = apply_transfer(usual.clean[row], transfer)
+            np.testing.assert_allclose(filtered.clean[row], expected, atol=1e-6)
+            expected = apply_transfer(usual.data[row] - usual.clean[row], transfer)
+            expected *= noise[row].std() / expected.std()
+            np.testing.assert_allclose(noise[row], expected, atol=1e-4)
+
+        # The power of the original's volumes falls by decades between these radii.
+        radius = np.linalg.norm(np.meshgrid(*[fft.fftfreq(32, 1 / 32)] * 3), axis=0)
+        passed, stopped = np.abs(radius - 6) < 0.5, np.abs(radius - 10) < 0.5
+
+        def decades(volumes):
+            power = np.abs(fft.fftn(volumes, axes=(1, 2, 3))) ** 2
+            return np.log10(power[:, passed].mean() / power[:, stopped].mean())
+
+        assert decades(filtered.clean) > 2.3 > 2 > decades(usual.clean)
+        assert decades(noise) > 1.7 > 1.2 > decades(usual.data - usual.clean)
+        assert "; low-pass filter at 40 A; noise" in filtered.DESCR
+        assert "low-pass" not in usual.DESCR
+        np.testing.assert_array_equal(filtered.rotations, usual.rotations)
+
     def test_volume_that_shows_nothing(self):
         options = {"structures": ["apoferritin"], "size": 8, "max_shift": 0.0}
         with pytest.raises(ValueError, match=r"voxel_size=0\.01 .*'apoferritin'"):
@@ -438,6 +479,9 @@ class TestStructures:
         ("crowding", None, TypeError),
         ("tilt_step", 0, ValueError),
         ("tilt_step", "3", TypeError),
+        ("low_pass", 0, ValueError),
+        ("low_pass", 1e5, ValueError),
+        ("low_pass", "40", TypeError),
         ("tilt_axis", "z", ValueError),
         ("tilt_axis", None, TypeError),
         ("microscope", 300, TypeError),

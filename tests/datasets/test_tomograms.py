@@ -135,6 +135,26 @@ class TestPhysics:
         assert share[2] < 0.3 * share[0]
         assert share[1] == pytest.approx((share[0] + share[2]) / 2, rel=0.2)
 
+    def test_low_pass_takes_signal_and_noise(self):
+        options = SMALL | {"random_state": 0, "snr": 0.2, "return_clean": True}
+        scene = make_tomogram(4, low_pass=100.0, **options)
+        usual = make_tomogram(4, **options)
+        noise = scene.tomogram - scene.clean
+        assert scene.clean.var() / noise.var() == pytest.approx(0.2, rel=1e-4)
+        kz, ky, kx = fft.fftfreq(24), fft.fftfreq(40), fft.rfftfreq(48)
+        radius = np.sqrt(kz[:, None, None] ** 2 + ky[:, None] ** 2 + kx**2) / 15
+        low, high = radius < 1 / 110, (radius > 1.5 / 100) & (radius < 2 / 100)
+
+        def share(volume):
+            power = np.abs(fft.rfftn(volume)) ** 2
+            return power[high].mean() / power[low].mean()
+
+        for filtered, plain in (
+            (scene.clean, usual.clean),
+            (noise, usual.tomogram - usual.clean),
+        ):
+            assert share(filtered) < 0.1 * share(plain)
+
     def test_without_noise_it_is_the_clean_one(self):
         noisy = make_tomogram(4, random_state=3, return_clean=True, **SMALL)
         clean = make_tomogram(4, random_state=3, snr=np.inf, **SMALL)
@@ -188,10 +208,12 @@ def test_description_counts_the_classes():
         ),
         ({"shape": (24, 40)}, TypeError, "shape="),
         ({"shape": (24, 40, 7)}, ValueError, r"shape\[2\]=7"),
-        ({"voxel_size": 0.0}, ValueError, r"voxel_size=0\.0"),
+        ({"voxel_size": 0.0}, ValueError, r"voxel_size=0\.0; .* of angstroms\.$"),
         ({"voxel_size": None}, TypeError, "voxel_size=None"),
         ({"resolution": -1.0}, ValueError, r"resolution=-1\.0"),
         ({"snr": 0.0}, ValueError, r"snr=0\.0"),
+        ({"low_pass": -40.0}, ValueError, r"low_pass=-40\.0"),
+        ({"microscope": 300}, TypeError, "microscope=300"),
         ({"tilt_range": (60, -60)}, ValueError, "tilt_range="),
         ({"structural_noise": 2.0}, ValueError, "structural_noise"),
         ({"random_state": "0"}, TypeError, "random_state="),

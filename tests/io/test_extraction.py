@@ -305,7 +305,7 @@ def test_tilt_series_is_refused(tmp_path, tomogram):
     star = write_star(tmp_path / "p.star", [(8, 12, 10)])
     with pytest.raises(ValueError, match="16 images"):
         extract(tmp_path, star)
-    assert len(extract(tmp_path, star, allow_image_stack=True)[1]) == 1
+    assert len(extract(tmp_path, star, allow_image_stacks=True)[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -382,3 +382,19 @@ def test_the_rest_of_the_file_keeps_its_bytes(folder):
         assert f"{line}\r\n" in written or f"{line} " in written
     assert "gone" not in written
     assert "\n" not in written.replace("\r\n", "")
+
+
+def test_particles_without_optics_are_volumes_afterwards(folder):
+    star = write_star(
+        folder / "p.star",
+        [(8, 12, 10), (5, 6, 7)],
+        rlnImageDimensionality=[2, 2],
+        rlnImageSize=[64, 64],
+    )
+    assert read_particles(star).is_image_stack
+    particles = extract(folder, star, size=5)[2]
+    assert not particles.is_image_stack
+    assert particles.loop.columns(["rlnImageDimensionality", "rlnImageSize"]) == {
+        "rlnImageDimensionality": ["3", "3"],
+        "rlnImageSize": ["5", "5"],
+    }

@@ -186,10 +186,10 @@ def test_missing_map_id(tmp_path, stack):
 def test_image_stack_is_refused_unless_allowed(tmp_path, stack):
     path = write_single(tmp_path / "v.mrc", stack[0], ispg=0)
     with pytest.raises(
-        ValueError, match=r"v\.mrc: holds a stack of 4 images.*allow_image_stack=True"
+        ValueError, match=r"v\.mrc: holds a stack of 4 images.*allow_image_stacks=True"
     ):
         open_volume(path)
-    volume, _ = open_volume(path, allow_image_stack=True)
+    volume, _ = open_volume(path, allow_image_stacks=True)
     np.testing.assert_array_equal(volume, stack[0])
 
 

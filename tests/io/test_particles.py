@@ -631,3 +631,33 @@ def test_mutations_give_answers_or_value_errors(tmp_path):
 def test_paths_may_be_strings(tmp_path):
     write_particles(str(tmp_path / "a.star"), {"rlnImageName": ["1.mrc"]})
     assert read_particles(str(tmp_path / "a.star")).path == Path(tmp_path, "a.star")
+
+
+def test_selected_particles_keep_the_whole_file(tmp_path):
+    path = tmp_path / "p.star"
+    rows = [f"{name}  {number}@s.mrc\t'a  b'\n" for name, number in ("01", "22", "03")]
+    head = "data_optics\nloop_\n_x\n1\n\ndata_particles\nloop_\n_rlnTomoName #1\n"
+    head += "_rlnImageName #2\n_odd #3\n"
+    path.write_text(head + "".join(rows) + "\ndata_more\n_y 5\n")
+    table = read_particles(path)
+    chosen = table.select(np.array([True, False, True]))
+    assert chosen.tomogram_names == ["0", "0"]
+    assert chosen.image_names == ["1@s.mrc", "3@s.mrc"]
+    assert (len(chosen), len(table), chosen.path) == (2, 3, path)
+    # Of the table itself nothing changes, and what is chosen can be changed.
+    chosen.with_columns({"new": [8, 9]}).write(tmp_path / "new.star")
+    chosen.star.write(tmp_path / "out.star")
+    assert (tmp_path / "out.star").read_text() == (
+        head + rows[0] + rows[2] + "\ndata_more\n_y 5\n"
+    )
+    assert read_particles(tmp_path / "new.star").loop.column("new") == ["8", "9"]
+    assert table.image_names == ["1@s.mrc", "2@s.mrc", "3@s.mrc"]
+
+
+def test_dimensionality_in_the_particles_own_table(tmp_path):
+    path = tmp_path / "p.star"
+    write_particles(
+        path, {"rlnImageName": ["a", "b"], "rlnImageDimensionality": [3, 2]}
+    )
+    assert read_particles(path).is_image_stack
+    assert not read_particles(path).select([0]).is_image_stack

@@ -473,3 +473,116 @@ def test_files_of_gemmi(read, tmp_path):
     assert loop.column("rlnTomoName") == ["001", "x", ""]
     assert loop.column("note") == ["a b", "multi\nline", "'\" "]
     assert loop.column("number") == ["1", "2", "3"]
+
+
+MIXED = b"""data_p\r
+\r
+loop_\r
+_a #1\r
+_b #2\r
+001  'x  y' # first\r
+\r
+# between\r
+002\tplain\r
+003\r
+;two\r
+lines\r
+;\r
+004  last"""
+
+
+def test_selected_rows_keep_their_bytes(tmp_path):
+    path = tmp_path / "s.star"
+    path.write_bytes(MIXED)
+    star = read_star(path)
+    (loop,) = star.blocks[0].loops
+    loop.select_rows([3, 0, 2])
+    assert len(loop) == 3
+    # In the order of the file, whatever that of the positions.
+    assert loop.column("a") == ["001", "003", "004"]
+    star.write(path)
+    assert path.read_bytes() == MIXED.replace(b"002\tplain\r\n", b"")
+
+
+def test_rows_are_selected_from_selected_and_changed_ones(tmp_path):
+    path = tmp_path / "s.star"
+    path.write_bytes(MIXED)
+    star = read_star(path)
+    copied = star.copy()
+    (loop,) = copied.blocks[0].loops
+    loop.set_column("a", [1, 2, 3, 4])
+    loop.select_rows(np.array([False, True, True, True]))
+    loop.set_column("c", ["x", "y", "z"])
+    loop.select_rows([0, 2])
+    assert loop.columns("abc") == {
+        "a": ["2", "4"],
+        "b": ["plain", "last"],
+        "c": ["x", "z"],
+    }
+    copied.write(path)
+    rows = path.read_bytes().partition(b"_c #3\r\n")[2]
+    assert rows == b"\r\n# between\r\n2\tplain x\r\n4  last z"
+    assert len(star.blocks[0].loops[0]) == 4
+    loop.select_rows([])
+    copied.write(path)
+    assert len(read_star(path).blocks[0].loops[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([4], "from 4 to 4; expected 0 to 3"),
+        ([-1, 0], "from -1 to 0"),
+        ([1, 1], "twice"),
+        ([True, False], r"shape \(2,\)"),
+        ([[0, 1]], r"shape \(1, 2\)"),
+        ([0.0], "float64"),
+    ],
+)
+def test_rows_that_are_not_there(tmp_path, rows, message):
+    path = tmp_path / "s.star"
+    path.write_bytes(MIXED)
+    (loop,) = read_star(path).blocks[0].loops
+    with pytest.raises(ValueError, match=f"rows: .*{message}"):
+        loop.select_rows(rows)
+    assert len(loop) == 4
+
+
+def test_single_values_are_replaced_in_place(tmp_path):
+    path = tmp_path / "s.star"
+    contents = (
+        b"data_g\r\n_a   1 # note\r\n_b 'x'\r\nloop_\r\n_c\r\n1\r\n\r\n"
+        b"_t\r\n;long\r\n;\r\n"
+        b"data_h\r\n_a 7\r\n"
+    )
+    path.write_bytes(contents)
+    star = read_star(path)
+    copied = star.copy()
+    block = copied.block("g")
+    block.set_pair("a", 0)
+    block.set_pair("t", "two words")
+    block.loops[0].set_column("c", [5])
+    assert block.pairs == {"a": "0", "b": "x", "t": "two words"}
+    copied.write(path)
+    assert path.read_bytes() == (
+        b"data_g\r\n_a   0 # note\r\n_b 'x'\r\nloop_\r\n_c\r\n5\r\n\r\n"
+        b'_t "two words"\r\n'
+        b"data_h\r\n_a 7\r\n"
+    )
+    star.write(path)
+    assert path.read_bytes() == contents
+    with pytest.raises(ValueError, match="data_g: has no single value c; it has a, b"):
+        block.set_pair("c", 1)
+    with pytest.raises(ValueError, match="line end"):
+        block.set_pair("a", "1\n2")
+
+
+def test_a_single_value_after_a_loop_that_lost_its_rows(tmp_path):
+    path = tmp_path / "s.star"
+    path.write_text("data_\nloop_\n_a\n_b\n1 2\n _c 3\n")
+    star = read_star(path)
+    star.blocks[0].loops[0].select_rows([])
+    star.write(path)
+    (block,) = read_star(path).blocks
+    assert block.pairs == {"c": "3"}
+    assert block.loops[0].columns("ab") == {"a": [], "b": []}

@@ -12,6 +12,8 @@ import pytest
 import zarr
 
 from sksubtomo.io import (
+    ReadVolumes,
+    _sources,
     contrast_sign,
     list_references,
     read_volumes,
@@ -20,6 +22,7 @@ from sksubtomo.io import (
     write_volume_stack,
 )
 from sksubtomo.io import volumes as volumes_module
+from sksubtomo.io.volumes import set_contrast
 
 
 @pytest.fixture
@@ -221,7 +224,7 @@ def test_mixed_shapes_are_named(folder):
 def test_contradictory_voxel_sizes_are_named(folder, stack):
     write_volume(folder / "p_9.mrc", stack[1], 12)
     with pytest.raises(
-        ValueError, match=r"p_9\.mrc: .*12 A; expected 10 A.*p_2\.mrc.*`voxel_size`"
+        ValueError, match=r"p_9\.mrc: .*12 A; expected 10 A.*p_2\.mrc.*voxel_size="
     ):
         read_volumes(folder)
     assert read_volumes(folder, voxel_size=12).voxel_size == 12
@@ -406,7 +409,7 @@ def test_hdf5_dataset_is_chosen_by_name(tmp_path, stack):
         file["masks"] = np.full((3, 1, 1, 1), b"text")
         file["complex"] = stack.astype(np.complex64)
         file["empty"] = stack[:0]
-    with pytest.raises(ValueError, match=r"train \(3, 4, 5, 6\).*`dataset`"):
+    with pytest.raises(ValueError, match=r"train \(3, 4, 5, 6\).*dataset="):
         read_volumes(path)
     for name in ("test", "/test"):
         volumes = read_volumes(path, dataset=name).volumes
@@ -480,7 +483,7 @@ def test_zarr(tmp_path, stack, zarr_format):
         read_volumes([f"3@{path}", f"1@{path}"]).volumes, stack[[2, 0]]
     )
     group.create_array("b", data=-stack)
-    with pytest.raises(ValueError, match=r"b \(3, 4, 5, 6\).*`dataset`"):
+    with pytest.raises(ValueError, match=r"b \(3, 4, 5, 6\).*dataset="):
         read_volumes(path)
     np.testing.assert_array_equal(read_volumes(path, dataset="b").volumes, -stack)
 
@@ -647,3 +650,91 @@ def test_no_source_is_left_open(tmp_path, stack, folder):
     read_volumes(folder)
     read_volumes(tmp_path / "s.h5")
     assert n_open() == before
+
+
+# Shapes that only a header promises
+
+
+def write_absurd(path, shape):
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("v", shape, "f4", chunks=(1, 8, 8, 8))
+    else:
+        zarr.create_array(path, shape=shape, dtype="f4", chunks=(1, 8, 8, 8))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_more_than_the_memory_is_refused_before_it_is_read(tmp_path, name):
+    path = write_absurd(tmp_path / name, (10**12, 8, 8, 8))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemoryError, match=r"a\..*2\.05e\+06 GB .* are available"):
+            read_volumes(path)
+        with pytest.raises(MemoryError, match="to list 1000000000000 volumes"):
+            list_references(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6
+    # One volume of them can be read.
+    volumes = ReadVolumes(invert_contrast=False).fit_transform([f"7@{path}"])
+    assert volumes.shape == (1, 8, 8, 8)
+    assert not volumes.any()
+
+
+def test_available_memory(tmp_path, monkeypatch, stack):
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("volumes", data=stack, compression="gzip")
+    paths = [tmp_path / "0.mrc", tmp_path / "1.mrc"]
+    for file, volume in zip(paths, stack, strict=False):
+        write_volume(file, volume, 10)
+    assert 1e6 < _sources.available_memory() < 1e15
+    monkeypatch.setattr(_sources, "available_memory", lambda: stack.nbytes - 1)
+    with pytest.raises(MemoryError, match=r"s\.h5: an array of shape \(3, 4, 5, 6\)"):
+        read_volumes(path)
+    assert len(read_volumes(paths)) == 2
+    monkeypatch.setattr(_sources, "available_memory", lambda: 2 * stack[0].nbytes - 1)
+    with pytest.raises(MemoryError, match=r"0\.mrc: an array of shape \(2, 4, 5, 6\)"):
+        read_volumes(paths)
+    with pytest.raises(MemoryError, match="inverted"):
+        set_contrast(stack, True)
+    # Where the system does not say, nothing is refused.
+    monkeypatch.setattr(_sources, "available_memory", lambda: None)
+    assert len(read_volumes(path)) == 3
+
+
+@pytest.mark.parametrize("place", ["general", "optics", "particles"])
+def test_star_that_says_2d_is_believed_before_a_header_that_may_mean_both(
+    tmp_path, place
+):
+    # As many tilts as pixels, and no word in the header: a cube of space group 0.
+    cube = np.random.default_rng(0).normal(size=(6, 6, 6)).astype(np.float32)
+    with mrcfile.new(tmp_path / "p.mrc") as mrc:
+        mrc.set_data(cube)
+        mrc.header.ispg = 0
+        mrc.header.mz = 6
+    assert len(read_volumes(tmp_path / "p.mrc")) == 1
+    blocks = {
+        "general": "data_general\n\n_rlnTomoSubTomosAre2DStacks 1\n\n",
+        "optics": "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImageDimensionality\n"
+        "1 2\n\n",
+    }
+    star = tmp_path / "p.star"
+    star.write_text(
+        blocks.get(place, "")
+        + "data_particles\n\nloop_\n_rlnImageName\n_rlnImageDimensionality\n"
+        + ("p.mrc 2\n" if place == "particles" else "p.mrc 3\n")
+    )
+    for read in (read_volumes, list_references):
+        with pytest.raises(ValueError, match="2-D tilt images"):
+            read(star)
+    assert len(read_volumes(star, allow_image_stacks=True)) == 1
+
+
+def test_star_among_references(tmp_path):
+    for name in "ab":
+        write_particles(tmp_path / f"{name}.star", {"rlnImageName": ["1@s.mrc"]})
+    with pytest.raises(ValueError, match=r"a\.star: is a STAR file.* alone"):
+        read_volumes(str(tmp_path / "*.star"))

@@ -48,9 +48,9 @@ def test_dataset_statistics_in_blocks(volumes, monkeypatch):
 def test_mask_is_a_sphere_with_a_soft_edge():
     mask = soft_sphere(20, 20, 20)
     distance = np.sqrt(((np.indices((20, 20, 20)) - 9.5) ** 2).sum(axis=0))
-    assert (mask[distance <= 8] == 1).all()
+    assert (mask[distance <= 6.5] == 1).all()
     assert mask[distance >= 10].abs().max() < 1e-6
-    edge = mask[(distance > 8.5) & (distance < 9.5)]
+    edge = mask[(distance > 7.5) & (distance < 9)]
     assert edge.min() > 0.05
     assert edge.max() < 0.95
     torch.testing.assert_close(mask, mask.transpose(0, 2).flip(1))
