@@ -94,11 +94,13 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     (folder / "labels.csv").write_text("particle,label\n" + "\n".join(lines) + "\n")
     command(
         *("classify", star, "--labels", folder / "labels.csv"),
-        *("--output", folder / "classes.star", "--seed", options.seed),
+        *("--output", folder / "particles" / "classes.star", "--seed", options.seed),
         *(("--epochs", options.epochs) if options.epochs else ()),
     )
 
-    result = read_particles(folder / "classes.star").loop.column("sksubtomoClass")
+    result = read_particles(folder / "particles" / "classes.star").loop.column(
+        "sksubtomoClass"
+    )
     predicted = np.array(result)
     judged = true & (labels == "")
     right = predicted[judged] == np.array(classes)[target[judged]]
