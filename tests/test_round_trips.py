@@ -273,7 +273,7 @@ def test_all_formats_give_the_same_embeddings(tmp_path, monkeypatch):
 
 
 def test_a_project_of_several_tomograms(tmp_path, monkeypatch, capsys):
-    """A RELION 5 project: one STAR file, tomograms elsewhere, extraction of each."""
+    """A RELION 5 project: one STAR file, tomograms elsewhere, in another order."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Tomograms").mkdir()
     (tmp_path / "Picks").mkdir()
@@ -285,6 +285,8 @@ def test_a_project_of_several_tomograms(tmp_path, monkeypatch, capsys):
         write_volume(f"Tomograms/rec_{name}.mrc", tomograms[name], 10.0)
         for z, y, x in (POINTS - np.array(SHAPE) / 2) * 10.0:
             rows.append(f"{name} {x} {y} {z} 1\n")
+    # The tomograms take turns.
+    rows = [rows[i] for i in (0, 3, 1, 4, 2, 5)]
     text = (
         "data_general\n\n_rlnTomoSubTomosAre2DStacks                  1\n\n"
         "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnTomoTiltSeriesPixelSize #2\n"
@@ -307,7 +309,13 @@ def test_a_project_of_several_tomograms(tmp_path, monkeypatch, capsys):
     references = np.concatenate(
         [list_references(f"Extract/{name}/particles.star") for name in tomograms]
     )
-    assert read_volumes(references).volumes.shape == (6, 6, 6, 6)
+    each = read_volumes(references).volumes
+    assert each.shape == (6, 6, 6, 6)
+    paths = [f"Tomograms/rec_{name}.mrc" for name in ("01", "001")]
+    run("extract", *paths, "Picks/p.star", "--size", 6, "--output", "Extract/all")
+    together = read_volumes("Extract/all/particles.star")
+    assert together.particles.tomogram_names == ["001", "01"] * 3
+    np.testing.assert_array_equal(together.volumes, each[[0, 3, 1, 4, 2, 5]])
 
 
 # What programs and people write

@@ -19,13 +19,18 @@ def add(commands: Any) -> None:
     """
     command = commands.add_parser(
         "extract",
-        help="cut particles out of a tomogram",
-        description="Cut boxes around the particles of a STAR file out of a tomogram, "
-        "and write them as an MRC volume stack with a STAR file of its own.",
+        help="cut particles out of tomograms",
+        description="Cut boxes around the particles of a STAR file out of a tomogram "
+        "or several, and write them as an MRC volume stack with a STAR file of its "
+        "own.",
     )
     command.set_defaults(run=_run)
     command.add_argument(
-        "tomogram", help="MRC file of the tomogram", metavar="TOMOGRAM.mrc"
+        "tomograms",
+        help="MRC file of the tomogram; several are each called after their name in "
+        "the STAR file",
+        nargs="+",
+        metavar="TOMOGRAM.mrc",
     )
     command.add_argument(
         "particles", help="STAR file with their coordinates", metavar="PARTICLES.star"
@@ -70,7 +75,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--voxel-size",
-        help="voxel size of the tomogram in angstroms, in place of the header's",
+        help="voxel size of the tomograms in angstroms, in place of the headers'",
         type=float,
         metavar="A",
     )
@@ -94,8 +99,8 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--tomogram-name",
-        help="name of the tomogram in the STAR file (default: the one that the MRC "
-        "file is called after)",
+        help="name of the tomogram, if it is one, in the STAR file (default: the one "
+        "that the MRC file is called after)",
         metavar="NAME",
     )
     command.add_argument(
@@ -120,7 +125,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.selection is not None:
             selection = read_selection(options.selection)
         extraction = extract_subtomograms(
-            options.tomogram,
+            options.tomograms,
             options.particles,
             size=options.size,
             output=options.output,

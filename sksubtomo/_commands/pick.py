@@ -72,10 +72,11 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--score-range",
         help="lowest and highest score of a pick before ranking, in standard "
-        "deviations of the filtered tomogram (default: any); gold beads score highest",
-        type=float,
+        "deviations of the filtered tomogram, or none for no limit (default: none "
+        "none); gold beads score highest",
+        type=_limit,
         nargs=2,
-        default=(float("-inf"), float("inf")),
+        default=(None, None),
         metavar=("LOW", "HIGH"),
     )
     command.add_argument(
@@ -149,10 +150,23 @@ def _axis(text: str) -> str | float:
     return text if text in ("x", "y") else float(text)
 
 
+def _limit(text: str) -> float | None:
+    # argparse takes -inf for an option.
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected a number or none"
+        ) from None
+
+
 def _run(options: argparse.Namespace) -> int:
     def work() -> None:
         from sksubtomo.picking import pick_tomogram
 
+        low, high = options.score_range
         picks = pick_tomogram(
             options.tomogram,
             options.diameter,
@@ -162,7 +176,10 @@ def _run(options: argparse.Namespace) -> int:
             voxel_size=options.voxel_size,
             min_distance=options.min_distance,
             border=options.border,
-            score_range=tuple(options.score_range),
+            score_range=(
+                float("-inf") if low is None else low,
+                float("inf") if high is None else high,
+            ),
             rank=options.rank,
             template=options.template,
             n_candidates=options.candidates,

@@ -1,10 +1,12 @@
-"""Subtomograms cut out of a tomogram."""
+"""Subtomograms cut out of tomograms."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ _PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 _CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
 _TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
 _IS_2D = "rlnTomoSubTomosAre2DStacks"
+# Voxel sizes of tomograms in one stack agree within rounding and calibration.
+_VOXEL_SIZE_TOLERANCE = 0.01
 # Names given in a message; the rest is counted.
 _SHOWN = 5
 
@@ -55,6 +59,11 @@ class Extraction:  # numpydoc ignore=PR02
         Particles whose boxes were filled up.
     constant : list of str
         Particles whose boxes do not vary, such as in an empty margin.
+    missing : dict of str to int
+        How many particles were left out, by the names of their tomograms, which were
+        not among the several that were given.
+    unused : list of str
+        Files of the several tomograms that have no particle in the STAR file.
     """
 
     stack: Path
@@ -64,6 +73,8 @@ class Extraction:  # numpydoc ignore=PR02
     dropped: list[str]
     padded: list[str]
     constant: list[str]
+    missing: dict[str, int] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Tell in a few lines what was done.
@@ -71,7 +82,8 @@ class Extraction:  # numpydoc ignore=PR02
         Returns
         -------
         str
-            Numbers, files, and the names of the particles that were dropped or padded.
+            Numbers, files, and the names of the particles that were dropped or padded,
+            and of the tomograms that were not given.
         """
         lines = [
             f"{len(self.names)} subtomograms with voxels of {self.voxel_size:.4g} A "
@@ -84,11 +96,22 @@ class Extraction:  # numpydoc ignore=PR02
         ):
             if names:
                 lines.append(f"{len(names)} {what}: {shorten(names)}.")
+        if self.missing:
+            counts = [f"{name} ({n})" for name, n in self.missing.items()]
+            lines.append(
+                f"{sum(self.missing.values())} left out, of {len(counts)} tomograms "
+                f"that were not given: {shorten(counts)}."
+            )
+        if self.unused:
+            lines.append(
+                f"{len(self.unused)} tomograms have no particle in the STAR file: "
+                f"{shorten(self.unused)}."
+            )
         return "\n".join(lines)
 
 
 def extract_subtomograms(
-    tomogram: str | Path,
+    tomogram: str | Path | Sequence[str | Path],
     particles: str | Path | ParticleTable,
     *,
     size: int,
@@ -106,12 +129,12 @@ def extract_subtomograms(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Extraction:
-    """Cut boxes around particles out of a tomogram.
+    """Cut boxes around particles out of a tomogram, or out of several.
 
     Parameters
     ----------
-    tomogram : str or Path
-        An MRC file of one tomogram, which is memory-mapped.
+    tomogram : str, Path or sequence of them
+        An MRC file of one tomogram, or several of them, which are memory-mapped.
     particles : str, Path or ParticleTable
         A STAR file of particles with coordinates, in any dialect of `read_particles`.
     size : int
@@ -131,21 +154,23 @@ def extract_subtomograms(
         filled up with the mean of what is inside. A particle whose centre is outside
         is left out anyway.
     voxel_size : float, default=None
-        Voxel size of the tomogram in angstroms, which overrides that of the header.
+        Voxel size of the tomograms in angstroms, which overrides those of the headers.
+        These have to agree within 1 %; the volumes get that of the first.
     coordinate_units : {"pixels", "angstroms_centered"}, default=None
         Which coordinates to use, see `ParticleTable.coordinates`. None takes the
         centred ones if they are there.
     coordinate_voxel_size : float, default=None
         Angstroms a pixel of ``rlnCoordinateX``. None takes it from the STAR file, or
-        takes the coordinates to be in the tomogram's voxels if that does not say.
+        takes the coordinates to be in their tomogram's voxels if that does not say.
     selection : collection of str, default=None
         Names of the particles to extract, as `sksubtomo.picking.read_selection` returns
         them: their ``rlnTomoParticleName``, else their ``rlnImageName`` (which may be
         given in any case), else their position in the file from 1. None means all.
     tomogram_name : str, default=None
-        Name of the tomogram in the STAR file. None: if that names several tomograms,
-        the one that the tomogram's file is called after (``TS_01``, ``TS_01.mrc``,
-        ``rec_TS_01.mrc``, ``TS_01_10.00Apx.mrc``); otherwise all particles.
+        Name of the tomogram in the STAR file, if one is given. None: if the STAR file
+        names several tomograms, the one that the tomogram's file is called after
+        (``TS_01``, ``TS_01.mrc``, ``rec_TS_01.mrc``, ``TS_01_10.00Apx.mrc``);
+        otherwise all particles. Several tomograms are always told by their files.
     allow_image_stacks : bool, default=False
         Take a file whose header says that it is a stack of images for a tomogram, see
         `open_volume`.
@@ -166,12 +191,16 @@ def extract_subtomograms(
     FileNotFoundError
         If a file does not exist.
     ValueError
-        If a file cannot be read or is a stack of 2-D images, the voxel size is unknown,
-        no particle is of this tomogram, no box lies in it, or a parameter is out of
-        range.
+        If a file cannot be read or is a stack of 2-D images, a voxel size is unknown
+        or contradicts another, two files are of one tomogram, no particle is of these
+        tomograms, no box lies in them, or a parameter is out of range.
 
     Notes
     -----
+    From several tomograms come one stack and one STAR file, in the order of the rows;
+    each row is cut from the tomogram that it names. Particles of a tomogram that was
+    not given are left out and counted.
+
     The centre of a box of even or odd side is its voxel ``size // 2``, counted from 0,
     as in RELION. Boxes are not interpolated: with a binning of 1 the centre is the
     voxel of the tomogram nearest to the particle, with binning b the position nearest
@@ -187,7 +216,9 @@ def extract_subtomograms(
     without ringing at their edges; it dampens the highest frequencies that remain (to
     0.64 at Nyquist along an axis).
 
-    Volumes go to disk one by one, and the files appear when they are complete.
+    Volumes go to disk one by one, and the files appear when they are complete. One
+    tomogram is open at a time, which is the next one when the rows come to it: rows
+    that mix tomograms cost little, unless these are compressed.
 
     Examples
     --------
@@ -208,7 +239,18 @@ def extract_subtomograms(
     ...     extraction.names, extraction.dropped
     (['1'], ['2'])
     """
-    tomogram, output = Path(tomogram), Path(output)
+    output = Path(output)
+    paths = [
+        Path(path)
+        for path in ([tomogram] if isinstance(tomogram, (str, Path)) else tomogram)
+    ]
+    if not paths:
+        raise ValueError("tomogram=[]; expected at least one file.")
+    if tomogram_name is not None and len(paths) > 1:
+        raise ValueError(
+            f"tomogram_name={tomogram_name!r} is for one tomogram, and {len(paths)} "
+            "are given; expected files that are called after their tomograms."
+        )
     size, binning = _count("size", size), _count("binning", binning)
     if edge not in EDGES:
         raise ValueError(f"edge={edge!r}; expected 'drop' or 'pad'.")
@@ -221,39 +263,66 @@ def extract_subtomograms(
     )
     if table.path.absolute() == star_path.absolute():
         raise ValueError(f"{star_path}: is the input; choose another folder.")
-    volume, voxel_size = open_tomogram(
-        tomogram, voxel_size=voxel_size, allow_image_stacks=allow_image_stacks
-    )
+    how: dict[str, Any] = {
+        "voxel_size": voxel_size,
+        "allow_image_stacks": allow_image_stacks,
+    }
+    all_shapes, all_sizes = [], []
+    for path in paths:
+        # The last one stays open.
+        volume, found = open_tomogram(path, **how)
+        all_shapes.append(volume.shape)
+        all_sizes.append(found)
     names = particle_names(table)
-    rows = _rows_of(table, tomogram, tomogram_name)
+    owners = _owners(table, paths, tomogram_name)
+    is_chosen = np.ones(len(table), dtype=bool)
     if selection is not None:
-        rows = rows[_is_selected(table, rows, names, selection)]
+        is_chosen = _is_selected(table, names, selection)
+    rows = np.flatnonzero(is_chosen & (owners >= 0))
+    if not len(rows):
+        whose = "this tomogram" if len(paths) == 1 else "these tomograms"
+        raise ValueError(
+            f"selection: has no particle of {whose} in {table.path}; expected at "
+            "least one."
+        )
+    owner = owners[rows]
+    voxel_size = _common_voxel_size(paths, all_sizes, owner)
     sought: dict[str, Any] = {
         "units": coordinate_units,
         "coordinate_voxel_size": coordinate_voxel_size,
     }
-    centres = table.coordinates(voxel_size, volume.shape, **sought)[rows]
+    # Of each particle's tomogram; the numbers of rows without one are not used.
+    shapes: NDArray[np.intp] = np.array(all_shapes)[owners]
+    sizes: NDArray[np.float64] = np.array(all_sizes)[owners]
+    centres = table.coordinates(sizes, shapes, **sought)[rows]
+    shapes, sizes = shapes[rows], sizes[rows]
     starts = nearest_starts(centres, size, binning)
     side = size * binning
-    whole = ((starts >= 0) & (starts + side <= volume.shape)).all(axis=1)
-    inside = ((centres >= -0.5) & (centres < np.array(volume.shape) - 0.5)).all(axis=1)
+    whole = ((starts >= 0) & (starts + side <= shapes)).all(axis=1)
+    inside = ((centres >= -0.5) & (centres < shapes - 0.5)).all(axis=1)
     kept = whole if edge == "drop" else inside
-    if side > 2 * max(volume.shape):
-        raise ValueError(
-            f"size={size} with binning={binning} makes boxes of {side} voxels a side; "
-            f"{tomogram} has shape {volume.shape}. Expected smaller ones."
-        )
+    for index in np.unique(owner):
+        if side > 2 * max(all_shapes[index]):
+            raise ValueError(
+                f"size={size} with binning={binning} makes boxes of {side} voxels a "
+                f"side; {paths[index]} has shape {all_shapes[index]}. Expected smaller "
+                "ones."
+            )
     if not kept.any():
+        where = paths[owner[0]].name
+        if len(paths) > 1:
+            where = f"its tomogram; that of the first is {where}"
         z, y, x = centres[0]
         raise ValueError(
             f"{table.path}: none of {len(rows)} boxes of {side} voxels lies in "
-            f"{tomogram.name}, of shape {volume.shape} with voxels of "
-            f"{voxel_size:g} A; the first particle is at z={z:.1f}, y={y:.1f}, "
+            f"{where}, of shape {all_shapes[owner[0]]} with voxels of "
+            f"{sizes[0]:g} A; the first particle is at z={z:.1f}, y={y:.1f}, "
             f"x={x:.1f}. Expected coordinates within it: check the voxel size and the "
             "units of the coordinates (coordinate_units=, --coordinate-units)."
         )
 
     constant: list[str] = []
+    current = len(paths) - 1
     output.mkdir(parents=True, exist_ok=True)
     with VolumeStackWriter(
         stack, int(kept.sum()), (size, size, size), voxel_size * binning
@@ -261,8 +330,14 @@ def extract_subtomograms(
         for row in tqdm(
             np.flatnonzero(kept), disable=not progress, desc="extract", unit="box"
         ):
+            if owner[row] != current:
+                current = int(owner[row])
+                with warnings.catch_warnings():
+                    # Told when it was first opened.
+                    warnings.simplefilter("ignore")
+                    volume, _ = open_tomogram(paths[current], **how)
             name = names[rows[row]]
-            where = f"{tomogram}, particle {name}"
+            where = f"{paths[current]}, particle {name}"
             box = cut_box(volume, starts[row], size, binning, where)
             box = -box if invert_contrast else box
             deviation = box.std()
@@ -278,7 +353,9 @@ def extract_subtomograms(
     written = table.select(rows[kept])
     residual = centres[kept] - _box_centres(starts[kept], size, binning)
     star = written.with_columns(
-        _columns(written, residual, voxel_size, volume.shape, sought, binning)
+        _columns(
+            written, residual, sizes[kept], shapes[kept], sought, voxel_size * binning
+        )
     )
     _describe_images(star, written, size, voxel_size * binning)
     star.write(star_path)
@@ -286,6 +363,13 @@ def extract_subtomograms(
     def named(mask: Any) -> list[str]:
         return [names[row] for row in rows[mask]]
 
+    missing: Counter[str] = Counter()
+    unused: list[str] = []
+    if len(paths) > 1:
+        tomogram_names = np.array(table.tomogram_names)
+        missing.update(tomogram_names[is_chosen & (owners < 0)].tolist())
+        used = set(owners.tolist())
+        unused = [path.name for k, path in enumerate(paths) if k not in used]
     return Extraction(
         stack=stack,
         star=star_path,
@@ -294,6 +378,8 @@ def extract_subtomograms(
         dropped=named(~kept),
         padded=named(kept & ~whole),
         constant=constant,
+        missing=dict(missing),
+        unused=unused,
     )
 
 
@@ -354,44 +440,83 @@ def tomogram_stem(path: str | Path) -> str:
     return name
 
 
-def _rows_of(
-    table: ParticleTable, tomogram: Path, tomogram_name: str | None
+def _owners(
+    table: ParticleTable, paths: list[Path], tomogram_name: str | None
 ) -> NDArray[np.intp]:
-    """Return the rows of the particles of a tomogram."""
+    """Return which of the files is each particle's tomogram, or -1 if none is."""
     if not len(table):
         raise ValueError(f"{table.path}: has no particle.")
-    names = np.array(table.tomogram_names or [""] * len(table))
-    distinct = np.unique(names).tolist()
-    if tomogram_name is not None:
-        found = [name for name in distinct if name == tomogram_name] or [
-            name for name in distinct if tomogram_stem(name) == tomogram_name
-        ]
-    elif len(distinct) == 1:
-        found = distinct
-    else:
-        stem = tomogram_stem(tomogram)
-        found = [name for name in distinct if tomogram_stem(name) == stem] or [
-            name
-            for name in distinct
-            if re.fullmatch(
-                r"rec_{0}|{0}_[\d.]+Apx".format(re.escape(tomogram_stem(name))), stem
-            )
-        ]
-    if len(found) != 1:
-        sought = repr(tomogram_name) if tomogram_name else f"the file {tomogram.name}"
+    names = table.tomogram_names or [""] * len(table)
+    if len(paths) > 1 and table.tomogram_names is None:
         raise ValueError(
-            f"{table.path}: {len(found) or 'none'} of its tomograms "
-            f"({shorten(distinct)}) belong to {sought}; expected one, or give its name "
-            "(tomogram_name=, --tomogram-name)."
+            f"{table.path}: has no column rlnTomoName or rlnMicrographName, and "
+            f"{len(paths)} tomograms are given; expected names, or one tomogram."
         )
-    return np.flatnonzero(names == found[0])
+    distinct = sorted(set(names))
+    by_stem: dict[str, list[str]] = {}
+    for name in distinct:
+        by_stem.setdefault(tomogram_stem(name), []).append(name)
+    owners: dict[str, int] = {}
+    for index, path in enumerate(paths):
+        if tomogram_name is not None:
+            found = [name for name in distinct if name == tomogram_name]
+            found = found or by_stem.get(tomogram_name, [])
+        elif len(paths) == len(distinct) == 1:
+            found = distinct
+        else:
+            found = _called_after(path, by_stem)
+        if len(found) > 1 or (not found and len(paths) == 1):
+            sought = repr(tomogram_name) if tomogram_name else f"the file {path.name}"
+            hint = ", or give its name (tomogram_name=, --tomogram-name)"
+            raise ValueError(
+                f"{table.path}: {len(found) or 'none'} of its tomograms "
+                f"({shorten(distinct)}) belong to {sought}; expected one"
+                f"{hint if len(paths) == 1 else ''}."
+            )
+        for name in found:
+            if name in owners:
+                raise ValueError(
+                    f"{paths[owners[name]]} and {path} are both of the tomogram "
+                    f"{name!r} of {table.path}; expected one file for each tomogram."
+                )
+            owners[name] = index
+    if not owners:
+        raise ValueError(
+            f"{table.path}: none of its tomograms ({shorten(distinct)}) belong to the "
+            f"files {shorten([path.name for path in paths])}; expected files that are "
+            "called after them."
+        )
+    return np.array([owners.get(name, -1) for name in names], dtype=np.intp)
+
+
+def _called_after(path: Path, by_stem: dict[str, list[str]]) -> list[str]:
+    """Return the tomograms, of those by their stems, that a file is called after."""
+    stem = tomogram_stem(path)
+    if stem in by_stem:
+        return by_stem[stem]
+    found = by_stem.get(stem[4:], []) if stem.startswith("rec_") else []
+    of_warp = re.fullmatch(r"(.*)_[\d.]+Apx", stem, re.DOTALL)
+    return found + (by_stem.get(of_warp[1], []) if of_warp else [])
+
+
+def _common_voxel_size(
+    paths: list[Path], sizes: list[float], owner: NDArray[np.intp]
+) -> float:
+    """Return the voxel size of the first tomogram of which there are particles."""
+    first, *others = np.unique(owner)
+    for other in others:
+        if abs(sizes[other] - sizes[first]) > _VOXEL_SIZE_TOLERANCE * sizes[first]:
+            raise ValueError(
+                f"{paths[other]}: has voxels of {sizes[other]:g} A, and {paths[first]} "
+                f"of {sizes[first]:g} A; expected the same within 1 %. Extract them "
+                "into different folders, or give the true size if a header is wrong "
+                "(voxel_size=, --voxel-size)."
+            )
+    return sizes[first]
 
 
 def _is_selected(
-    table: ParticleTable,
-    rows: NDArray[np.intp],
-    names: list[str],
-    selection: Collection[str],
+    table: ParticleTable, names: list[str], selection: Collection[str]
 ) -> NDArray[np.bool_]:
     """Tell which rows a selection names, in any of the ways particles are called."""
     wanted = set(selection)
@@ -408,13 +533,7 @@ def _is_selected(
             f"selection: {len(unknown)} particles are not in {table.path} "
             f"({shorten(unknown)}); its particles are called {shorten(names)}."
         )
-    selected: NDArray[np.bool_] = is_wanted[rows]
-    if not selected.any():
-        raise ValueError(
-            f"selection: has no particle of this tomogram in {table.path}; expected at "
-            "least one."
-        )
-    return selected
+    return is_wanted
 
 
 def nearest_starts(
@@ -499,10 +618,10 @@ def cut_box(
 def _columns(
     table: ParticleTable,
     residual: NDArray[np.float64],
-    voxel_size: float,
-    shape: tuple[int, ...],
+    voxel_sizes: NDArray[np.float64],
+    shapes: NDArray[np.intp],
     sought: dict[str, Any],
-    binning: int,
+    image_voxel_size: float,
 ) -> dict[str, Any]:
     """Return the columns that change: image names, coordinates and origins."""
     columns: dict[str, Any] = {
@@ -511,29 +630,29 @@ def _columns(
         ]
     }
     loop = table.loop
-    stored = table.coordinates(voxel_size, shape, **sought, apply_shifts=False)
-    particle = table.coordinates(voxel_size, shape, **sought)
+    stored = table.coordinates(voxel_sizes, shapes, **sought, apply_shifts=False)
+    particle = table.coordinates(voxel_sizes, shapes, **sought)
     centre = particle - residual
     # From where the columns say to the box's centre, x, y, z in angstroms.
-    moved = ((centre - stored) * voxel_size)[:, ::-1]
+    moved = ((centre - stored) * voxel_sizes[:, None])[:, ::-1]
     if not np.abs(moved).max() > 1e-6 and not np.abs(residual).max() > 1e-6:
         return columns
     unit = sought["coordinate_voxel_size"] or table.coordinate_voxel_sizes
     for tags, length in (
         (_CENTERED, 1.0),
-        (_PIXELS, voxel_size if unit is None else unit),
+        (_PIXELS, voxel_sizes if unit is None else unit),
     ):
         if all(tag in loop for tag in tags):
             values = np.array([loop.column(tag) for tag in tags], dtype=np.float64)
             columns |= _written(tags, values + moved.T / length)
-    origins = -residual[:, ::-1] * voxel_size
+    origins = -residual[:, ::-1] * voxel_sizes[:, None]
     if all(tag in loop for tag in _TURNS):
         angles = np.array([loop.column(tag) for tag in _TURNS], dtype=np.float64).T
         turns = rotation_matrices(angles)[:, ::-1, ::-1]
         origins = np.einsum("nji,nj->ni", turns, origins)
     columns |= _written(_ORIGINS, origins.T)
     there = [tag for tag in _ORIGINS_PIXELS if tag in loop]
-    in_pixels = _written(_ORIGINS_PIXELS, origins.T / (voxel_size * binning))
+    in_pixels = _written(_ORIGINS_PIXELS, origins.T / image_voxel_size)
     return columns | {tag: in_pixels[tag] for tag in there}
 
 

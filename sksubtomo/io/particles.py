@@ -255,8 +255,8 @@ class ParticleTable:
 
     def coordinates(
         self,
-        voxel_size: float | None = None,
-        tomogram_shape: Sequence[int] | None = None,
+        voxel_size: float | NDArray[np.float64] | None = None,
+        tomogram_shape: Sequence[int] | NDArray[np.intp] | None = None,
         *,
         units: str | None = None,
         coordinate_voxel_size: float | None = None,
@@ -266,11 +266,12 @@ class ParticleTable:
 
         Parameters
         ----------
-        voxel_size : float, default=None
-            Voxel size of the tomogram in angstroms. None means that of the coordinates.
-        tomogram_shape : sequence of int, default=None
-            Depth, height and width of the tomogram in voxels, which centred coordinates
-            need.
+        voxel_size : float or ndarray of shape (n,), default=None
+            Voxel size of the tomogram in angstroms, or that of each particle's
+            tomogram. None means that of the coordinates.
+        tomogram_shape : sequence of int or ndarray of shape (n, 3), default=None
+            Depth, height and width of the tomogram, or of each particle's tomogram, in
+            voxels, which centred coordinates need.
         units : {"pixels", "angstroms_centered"}, default=None
             Which columns: ``rlnCoordinateX`` and so on, or
             ``rlnCenteredCoordinateXAngst`` and so on. None takes the centred ones if
@@ -312,8 +313,15 @@ class ParticleTable:
             ("voxel_size", voxel_size),
             ("coordinate_voxel_size", coordinate_voxel_size),
         ):
-            if size is not None and not (np.isfinite(size) and size > 0):
+            if size is not None and not np.all(
+                np.isfinite(size) & (np.asarray(size) > 0)
+            ):
                 raise ValueError(f"{name}: is {size}; expected angstroms, above 0.")
+        if isinstance(voxel_size, np.ndarray) and voxel_size.shape != (len(self),):
+            raise ValueError(
+                f"voxel_size: has shape {voxel_size.shape}; expected one number, or "
+                f"one for each of {len(self)} particles."
+            )
         if units is None:
             is_centered = _has(self.loop, _CENTERED)
         else:
@@ -343,12 +351,12 @@ class ParticleTable:
         centers = found if unit is None else found * _column(unit) / _column(target)
         if is_centered:
             shape = np.asarray(tomogram_shape, dtype=float)
-            if shape.shape != (3,) or not (shape > 0).all():
+            if shape.shape not in ((3,), (len(self), 3)) or not (shape > 0).all():
                 raise ValueError(
                     f"tomogram_shape: is {tomogram_shape!r}; expected depth, height "
                     "and width in voxels."
                 )
-            centers = centers + shape[::-1] / 2
+            centers = centers + shape[..., ::-1] / 2
         if apply_shifts:
             centers = centers - self._shifts(target)
         return np.ascontiguousarray(centers[:, ::-1])

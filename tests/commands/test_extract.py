@@ -64,6 +64,28 @@ def test_selection_is_read(folder, capsys):
     assert particles.loop.column("rlnTomoParticleName") == ["TS_01/2"]
 
 
+def test_several_tomograms(folder, capsys):
+    (folder / "TS_01.mrc").rename(folder / "rec_a.mrc")
+    for name in ("rec_b.mrc", "rec_c.mrc"):
+        (folder / name).write_bytes((folder / "rec_a.mrc").read_bytes())
+    write_particles(
+        folder / "p.star",
+        {
+            **{f"rlnCoordinate{axis}": [8] * 4 for axis in "XYZ"},
+            "rlnTomoName": ["b", "d", "a", "d"],
+        },
+    )
+    files = ["rec_a.mrc", "rec_b.mrc", "rec_c.mrc", "p.star"]
+    assert main(["extract", *files, *ARGUMENTS[3:]]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "2 subtomograms" in printed.out
+    assert "2 left out, of 1 tomograms that were not given: d (2)." in printed.out
+    assert "1 tomograms have no particle in the STAR file: rec_c.mrc." in printed.out
+    particles = read_particles(folder / "out" / "particles.star")
+    assert particles.tomogram_names == ["b", "a"]
+
+
 def test_options_reach_the_function(monkeypatch, capsys):
     seen = {}
 
@@ -81,7 +103,7 @@ def test_options_reach_the_function(monkeypatch, capsys):
         *["--allow-image-stacks", "--overwrite"],
     )
     assert seen == {
-        "positional": ("TS_01.mrc", "p.star"),
+        "positional": (["TS_01.mrc"], "p.star"),
         "size": 4,
         "output": "out",
         "binning": 2,

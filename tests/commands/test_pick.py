@@ -106,6 +106,27 @@ def test_defaults_are_those_of_the_function(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (["none", "20"], (-np.inf, 20.0)),
+        (["-1.5", "none"], (-1.5, np.inf)),
+        (["none", "none"], (-np.inf, np.inf)),
+    ],
+)
+def test_no_limit_of_scores(monkeypatch, capsys, limits, expected):
+    seen = {}
+
+    def pick(*positional, **options):
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("sksubtomo.picking.pick_tomogram", pick)
+    arguments = ["t.mrc", "--diameter", 120, "--output", "p.star", "--score-range"]
+    error_of(capsys, *arguments, *limits)
+    assert seen["score_range"] == expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--diameter", "1"], "diameter=1 A is 0.1 voxels"),
@@ -158,9 +179,16 @@ def test_missing_matplotlib_is_one_line(tmp_path, tomogram, capsys, monkeypatch)
     assert "sksubtomo[study]" in message
 
 
-def test_bad_syntax_is_one_line(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--diameter"),
+        (["--diameter", "60", "--score-range", "no", "9"], "'no'; expected a number"),
+    ],
+)
+def test_bad_syntax_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        main(["pick", "t.mrc", "--output", "p.star"])
+        main(["pick", "t.mrc", "--output", "p.star", *arguments])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--diameter" in line
+    assert message in line

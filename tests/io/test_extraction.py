@@ -1,3 +1,5 @@
+import warnings
+
 import mrcfile
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from sksubtomo.io import (
     write_particles,
     write_volume,
 )
+from sksubtomo.io.mrc import open_tomogram
 
 SHAPE = (16, 24, 20)
 
@@ -398,3 +401,196 @@ def test_particles_without_optics_are_volumes_afterwards(folder):
         "rlnImageDimensionality": ["3", "3"],
         "rlnImageSize": ["5", "5"],
     }
+
+
+# Several tomograms
+
+SHAPES = {"TS_01": SHAPE, "TS_02": (20, 18, 26)}
+MIXED = ["TS_02", "TS_01", "TS_01", "TS_02", "TS_01", "TS_02"]
+
+
+@pytest.fixture
+def series(tmp_path):
+    """Tomograms of two shapes, and a STAR file that mixes and shifts particles."""
+    for seed, (name, shape) in enumerate(SHAPES.items()):
+        volume = np.random.default_rng(seed).normal(size=shape)
+        write_volume(tmp_path / f"rec_{name}.mrc", volume, 10.0)
+    rng = np.random.default_rng(2)
+    columns = {
+        f"rlnCenteredCoordinate{axis}Angst": rng.uniform(-30, 30, len(MIXED))
+        for axis in "XYZ"
+    }
+    # One over the edge.
+    columns["rlnCenteredCoordinateXAngst"][4] = 95.0
+    columns |= {f"rlnOrigin{axis}Angst": rng.normal(size=len(MIXED)) for axis in "XYZ"}
+    columns["rlnTomoName"] = MIXED
+    columns["rlnTomoParticleName"] = [f"{name}/{i}" for i, name in enumerate(MIXED)]
+    write_particles(tmp_path / "p.star", columns)
+    return tmp_path
+
+
+def paths_of(folder, names=tuple(SHAPES)):
+    return [folder / f"rec_{name}.mrc" for name in names]
+
+
+@pytest.mark.parametrize("options", [{}, {"binning": 2, "edge": "pad", "size": 3}])
+def test_each_row_is_cut_from_its_own_tomogram(series, options):
+    options = {"size": 4, **options}
+    together = extract_subtomograms(
+        paths_of(series), series / "p.star", output=series / "out", **options
+    )
+    volumes, _ = read_volume_stack(together.stack)
+    rows = read_particles(together.star)
+    for name, path in zip(SHAPES, paths_of(series), strict=True):
+        alone = extract_subtomograms(
+            path, series / "p.star", output=series / name, **options
+        )
+        mine = [i for i, other in enumerate(rows.tomogram_names) if other == name]
+        np.testing.assert_array_equal(volumes[mine], read_volume_stack(alone.stack)[0])
+        expected = read_particles(alone.star).loop
+        tags = [tag for tag in expected.tags if tag != "rlnImageName"]
+        assert rows.select(mine).loop.columns(tags) == expected.columns(tags)
+    # In the order of the file, in which tomograms are mixed.
+    names = [f"{name}/{i}" for i, name in enumerate(MIXED)]
+    assert together.dropped + together.padded == ["TS_01/4"]
+    assert together.names == [name for name in names if name not in together.dropped]
+    assert rows.image_names == [
+        f"{i + 1:06d}@subtomograms.mrc" for i in range(len(volumes))
+    ]
+    assert (together.missing, together.unused) == ({}, [])
+
+
+def test_one_tomogram_in_a_list_is_that_tomogram(series):
+    for tomogram, output in ((paths_of(series)[1], "a"), ([paths_of(series)[1]], "b")):
+        extract_subtomograms(
+            tomogram, series / "p.star", size=4, output=series / output
+        )
+    for name in ("subtomograms.mrc", "particles.star"):
+        # The header of a stack tells when it was made.
+        a, b = ((series / folder / name).read_bytes() for folder in "ab")
+        assert a[1024:] == b[1024:]
+        assert len(a) == len(b)
+
+
+def test_what_has_no_tomogram_is_left_out_and_counted(series):
+    table = read_particles(series / "p.star")
+    names = ["TS_02", "TS_01", "TS_04", "TS_03", "TS_01", "TS_03"]
+    table.with_columns({"rlnTomoName": names}).write(series / "q.star")
+    write_volume(series / "rec_TS_05.mrc", np.zeros(SHAPE), 20.0)
+    files = paths_of(series, ["TS_05", *SHAPES])
+    options = {"size": 4, "output": series / "out", "overwrite": True}
+    extraction = extract_subtomograms(files, series / "q.star", **options)
+    assert extraction.names == ["TS_02/0", "TS_01/1"]
+    assert extraction.missing == {"TS_04": 1, "TS_03": 2}
+    assert extraction.unused == ["rec_TS_05.mrc"]
+    summary = extraction.summary()
+    assert "3 left out, of 2 tomograms that were not given: TS_04 (1), TS_03 (2)." in (
+        summary
+    )
+    assert "1 tomograms have no particle in the STAR file: rec_TS_05.mrc." in summary
+    # Of the chosen particles only.
+    extraction = extract_subtomograms(
+        files, series / "q.star", selection=["TS_01/1", "TS_02/3"], **options
+    )
+    assert extraction.names == ["TS_01/1"]
+    assert extraction.missing == {"TS_03": 1}
+    with pytest.raises(ValueError, match="no particle of these tomograms"):
+        extract_subtomograms(files, series / "q.star", selection=["TS_02/3"], **options)
+
+
+def test_tomograms_are_open_one_at_a_time(series, monkeypatch):
+    opened = []
+
+    def spy(path, **options):
+        opened.append(path.name[4:9])
+        return open_tomogram(path, **options)
+
+    monkeypatch.setattr("sksubtomo.io.extraction.open_tomogram", spy)
+    for path in paths_of(series):
+        with path.open("r+b") as file:
+            file.seek(208)
+            file.write(b"\0\0\0\0")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        extract_subtomograms(
+            paths_of(series), series / "p.star", size=4, output=series / "out"
+        )
+    # Each for its shape and voxel size, of which the last is the first row's; then as
+    # the rows have them, of which one of TS_01's is dropped.
+    assert opened == ["TS_01", "TS_02", "TS_01", "TS_02"]
+    assert len(found) == 2
+
+
+def test_voxel_sizes_of_tomograms_have_to_agree(series):
+    first, second = paths_of(series)
+    options = {"size": 4, "output": series / "out", "overwrite": True}
+    with mrcfile.open(second, "r+") as mrc:
+        mrc.voxel_size = 10.2
+    with pytest.raises(
+        ValueError,
+        match=r"rec_TS_02\.mrc: has voxels of 10\.2 A, .*rec_TS_01\.mrc of 10 A",
+    ):
+        extract_subtomograms([first, second], series / "p.star", **options)
+    assert not (series / "out").exists()
+    extraction = extract_subtomograms(
+        [first, second], series / "p.star", voxel_size=10.1, **options
+    )
+    assert extraction.voxel_size == 10.1
+    # Within the tolerance positions count in each one's own voxels.
+    with mrcfile.open(second, "r+") as mrc:
+        mrc.voxel_size = 10.09
+    extraction = extract_subtomograms([first, second], series / "p.star", **options)
+    assert extraction.voxel_size == 10.0
+    before, after = read_particles(series / "p.star"), read_particles(extraction.star)
+    for name, size in (("TS_01", 10.0), ("TS_02", 10.09)):
+        where = (size, SHAPES[name])
+        old, new = (
+            table.select(np.array(table.tomogram_names) == name)
+            for table in (before, after)
+        )
+        inside = [row != "TS_01/4" for row in old.loop.column("rlnTomoParticleName")]
+        np.testing.assert_allclose(
+            new.coordinates(*where), old.select(inside).coordinates(*where), atol=2e-4
+        )
+        boxes = new.coordinates(*where, apply_shifts=False)
+        np.testing.assert_allclose(boxes, boxes.round(), atol=2e-4)
+
+
+def test_several_tomograms_that_cannot_be_told_apart(series):
+    files = paths_of(series)
+    options = {"size": 4, "output": series / "out"}
+
+    def refused(message, tomograms=files, star="p.star", **more):
+        with pytest.raises(ValueError, match=message):
+            extract_subtomograms(tomograms, series / star, **options, **more)
+        assert not (series / "out").exists()
+
+    refused(r"rec_TS_01\.mrc and .*rec_TS_01\.mrc are both", [*files, files[0]])
+    refused("tomogram_name='TS_01' is for one tomogram, and 2", tomogram_name="TS_01")
+    refused(r"tomogram=\[\]", [])
+    table = read_particles(series / "p.star")
+    table.with_columns({"rlnTomoName": list("abcdef")}).write(series / "q.star")
+    refused(r"none of its tomograms \(a, b.* rec_TS_01\.mrc, rec_TS_02", star="q.star")
+    names = ["TS_01.mrc", "TS_01", *"abcd"]
+    table.with_columns({"rlnTomoName": names}).write(series / "q.star")
+    refused(r"2 of its tomograms .*rec_TS_01\.mrc; expected one\.", star="q.star")
+    write_star(series / "q.star", [(8, 12, 10)])
+    refused("has no column rlnTomoName.* 2 tomograms", star="q.star")
+    with pytest.raises(FileNotFoundError, match=r"rec_TS_03\.mrc"):
+        extract_subtomograms(
+            paths_of(series, ["TS_01", "TS_03"]), series / "p.star", **options
+        )
+
+
+def test_boxes_in_none_of_several_tomograms(series):
+    with pytest.raises(
+        ValueError,
+        match=r"of 6 boxes .* first is rec_TS_02\.mrc, of shape \(20, 18, 26\)",
+    ):
+        extract_subtomograms(
+            paths_of(series), series / "p.star", size=4, output=series, voxel_size=0.1
+        )
+    with pytest.raises(ValueError, match=r"size=60 .*rec_TS_01\.mrc has shape"):
+        extract_subtomograms(
+            paths_of(series), series / "p.star", size=60, output=series
+        )

@@ -246,6 +246,21 @@ def test_relion5_counts_from_the_centre(particles):
         table.coordinates(10.0, units="pixels")
 
 
+def test_each_particle_may_have_a_tomogram_of_its_own(particles):
+    row = "002 60.0 -30.0 10.0 [1,1,0] Extract/2.mrcs 1\n"
+    table = particles(RELION5.format(stacks=0, dimensions=3) + row)
+    sizes, shapes = [10.0, 20.0], [(33, 64, 65), (20, 30, 41)]
+    found = table.coordinates(np.array(sizes), np.array(shapes))
+    for i, (size, shape) in enumerate(zip(sizes, shapes, strict=True)):
+        np.testing.assert_array_equal(found[i], table.coordinates(size, shape)[i])
+    with pytest.raises(ValueError, match=r"voxel_size: has shape \(3,\).* 2 particles"):
+        table.coordinates(np.ones(3), (33, 64, 65))
+    with pytest.raises(ValueError, match="voxel_size: is .* above 0"):
+        table.coordinates(np.array([10.0, 0.0]), (33, 64, 65))
+    with pytest.raises(ValueError, match="tomogram_shape: is .* expected depth"):
+        table.coordinates(10.0, np.ones((1, 3)))
+
+
 def test_units_choose_between_both_kinds(particles):
     text = RELION5.format(stacks=0, dimensions=3)
     text = text.replace(
