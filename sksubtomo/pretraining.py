@@ -66,9 +66,12 @@ class ContrastivePretrainer(
         standard deviation; "volume" does so for each volume by itself; None
         leaves intensities as they are.
     mask : {"sphere"} or None, default=None
-        "sphere" sets to zero, after normalisation and with a soft edge, what lies
-        outside the largest centred sphere: the neighbours in the corners, of which a
-        rotated view shows others or none.
+        "sphere" leaves out what lies outside the largest centred sphere (an ellipsoid,
+        where sides differ): the neighbours in the corners, of which a rotated view
+        shows others or none. The statistics of `normalize` are weighted by the mask,
+        and volumes and views are multiplied by it. Its edge falls along half a cosine
+        from 0.65 to 1 times the radius, so particles should not be larger than two
+        thirds of the box.
     max_epochs : int, default=200
         Passes over the data.
     batch_size : int, default=16

@@ -32,7 +32,8 @@ class Normalizer:
         What is subtracted from every volume, and what it is then divided by, if
         not `per_volume`.
     mask : bool
-        Whether what lies outside `soft_sphere` is set to zero, after that.
+        Whether what lies outside `soft_sphere` does not count: the statistics are
+        weighted by it, and volumes are multiplied by it at last.
     """
 
     per_volume: bool = False
@@ -72,15 +73,17 @@ class Normalizer:
         # In blocks and double precision: the array may be memory-mapped, and a
         # float32 sum over a thousand volumes loses digits. The first volume's mean
         # is taken off first, or a large offset would swamp a small spread.
-        voxels = volumes[0].size
+        weights = np.ones(volumes.shape[1:])
+        if masked:
+            weights = soft_sphere(*volumes.shape[1:]).numpy().astype(np.float64)
         shift = float(volumes[0].mean(dtype=np.float64))
-        block = max(1, _BLOCK_VALUES // voxels)
+        block = max(1, _BLOCK_VALUES // weights.size)
         total = squares = 0.0
         for start in range(0, len(volumes), block):
             values = volumes[start : start + block].astype(np.float64) - shift
-            total += float(values.sum())
-            squares += float(np.square(values).sum())
-        n = len(volumes) * voxels
+            total += float((values * weights).sum())
+            squares += float((np.square(values) * weights).sum())
+        n = len(volumes) * float(weights.sum())
         mean = total / n
         variance = max(0.0, squares / n - mean**2)
         # Below what float32 resolves at this offset, the spread is rounding.
@@ -103,27 +106,57 @@ class Normalizer:
         Tensor of the same shape
             Normalised volumes.
         """
-        batch = self._scale(batch)
-        if self.mask:
-            depth, height, width = batch.shape[2:]
-            batch = batch * soft_sphere(depth, height, width).to(batch)
-        return batch
+        return self.apply_mask(self.scale_intensities(batch))
 
-    def _scale(self, batch: Tensor) -> Tensor:
+    def scale_intensities(self, batch: Tensor) -> Tensor:
+        """Normalise a batch that is yet to be augmented, without the mask.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, 1, depth, height, width)
+            Volumes as they came.
+
+        Returns
+        -------
+        Tensor of the same shape
+            Normalised volumes.
+        """
         if self.per_volume:
             axes = (1, 2, 3, 4)
+            weights = torch.ones(()).to(batch)
+            if self.mask:
+                weights = soft_sphere(*batch.shape[2:]).to(batch)
+                weights = weights / weights.mean()
             # Squares of very small or large intensities leave float32's range.
             peak = batch.abs().amax(axes, keepdim=True)
             batch = batch / peak.masked_fill(peak == 0, 1.0)
-            mean = batch.mean(axes, keepdim=True)
+            mean = (batch * weights).mean(axes, keepdim=True)
             centred = batch - mean
-            deviation = centred.square().mean(axes, keepdim=True).sqrt()
+            variance = (centred.square() * weights).mean(axes, keepdim=True)
+            deviation = variance.sqrt()
             # A constant volume has only rounding left; it becomes zero.
             constant = deviation <= torch.finfo(batch.dtype).eps * mean.abs()
             return centred / deviation.masked_fill(constant, torch.inf)
         if self.mean == 0.0 and self.scale == 1.0:
             return batch
         return (batch - self.mean) / self.scale
+
+    def apply_mask(self, batch: Tensor) -> Tensor:
+        """Set to zero what lies outside the mask, if there is one.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, 1, depth, height, width)
+            Normalised volumes or views of them.
+
+        Returns
+        -------
+        Tensor of the same shape
+            What the network sees.
+        """
+        if not self.mask:
+            return batch
+        return batch * soft_sphere(*batch.shape[2:]).to(batch)
 
 
 @lru_cache(maxsize=8)
@@ -242,7 +275,10 @@ class BatchLoader:
         for start, stop in pairwise(self._starts()):
             volumes, labels = self.dataset.take(rows[start:stop])
             volumes = volumes.to(self.device, non_blocking=True)
-            yield self.normalizer(volumes), labels.to(self.device, non_blocking=True)
+            yield (
+                self.normalizer.scale_intensities(volumes),
+                labels.to(self.device, non_blocking=True),
+            )
 
     def _starts(self) -> list[int]:
         n = len(self.dataset)

@@ -252,7 +252,7 @@ class ContrastiveNet(VolumeNet):
         Parameters
         ----------
         x : Tensor of shape (n, 1, depth, height, width)
-            Normalised volumes.
+            Normalised volumes, not yet masked.
         **fit_params
             Unused.
 
@@ -261,7 +261,8 @@ class ContrastiveNet(VolumeNet):
         Tensor
             Scalar loss.
         """
-        loss: Tensor = self.module_(self.view(x), self.view(x))
+        mask = self.normalizer.apply_mask
+        loss: Tensor = self.module_(mask(self.view(x)), mask(self.view(x)))
         return loss
 
     def get_loss(
@@ -330,7 +331,7 @@ class SupervisedNet(VolumeNet):
         Parameters
         ----------
         x : Tensor of shape (n, 1, depth, height, width)
-            Normalised volumes.
+            Normalised volumes, not yet masked.
         **fit_params
             Unused.
 
@@ -341,7 +342,7 @@ class SupervisedNet(VolumeNet):
         """
         if self.augment is not None and self.module_.training:
             x = self.augment(x)
-        logits: Tensor = self.module_(x)
+        logits: Tensor = self.module_(self.normalizer.apply_mask(x))
         return logits
 
     def predict(self, X: Any) -> Any:

@@ -60,12 +60,33 @@ def test_mask_is_a_sphere_with_a_soft_edge():
 
 
 @pytest.mark.parametrize("kind", ["dataset", "volume", None])
-def test_mask_comes_after_normalisation(volumes, kind):
-    batch = torch.from_numpy(volumes)[:, None]
-    plain = Normalizer.fit(volumes, kind)(batch)
-    masked = Normalizer.fit(volumes, kind, "sphere")(batch)
-    torch.testing.assert_close(masked, plain * soft_sphere(4, 5, 6))
-    assert not torch.equal(masked, plain)
+def test_what_lies_outside_the_mask_does_not_count(kind):
+    generator = np.random.default_rng(0)
+    volumes = generator.normal(3, 2, size=(11, 8, 8, 8)).astype(np.float32)
+    mask = soft_sphere(8, 8, 8)
+    other = volumes.copy()
+    other[:, mask.numpy() == 0] = 1000
+    normalised = [
+        Normalizer.fit(values, kind, "sphere")(torch.from_numpy(values)[:, None])
+        for values in (volumes, other)
+    ]
+    torch.testing.assert_close(*normalised, rtol=1e-4, atol=1e-4)
+    if kind is None:
+        expected = torch.from_numpy(volumes)[:, None] * mask
+        torch.testing.assert_close(normalised[0], expected)
+    else:
+        inside = normalised[0][:, 0, mask == 1]
+        assert inside.mean().item() == pytest.approx(0, abs=0.2)
+        assert inside.std().item() == pytest.approx(1, abs=0.2)
+
+
+def test_batches_are_masked_after_augmentation_only(volumes):
+    normalizer = Normalizer.fit(volumes, "dataset", "sphere")
+    ((batch, _),) = _loader(volumes, batch_size=11, normalizer=normalizer)
+    expected = (torch.from_numpy(volumes)[:, None] - normalizer.mean) / normalizer.scale
+    torch.testing.assert_close(batch, expected)
+    masked = normalizer(torch.from_numpy(volumes)[:, None])
+    torch.testing.assert_close(normalizer.apply_mask(batch), masked)
 
 
 def test_a_large_offset_does_not_swamp_the_spread():
