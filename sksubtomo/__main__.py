@@ -2,7 +2,17 @@
 
 import sys
 
-from sksubtomo.cli import main
+
+def _main() -> int:
+    # The import takes seconds, in which one may think better of it.
+    try:
+        from sksubtomo.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("sksubtomo: interrupted.", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

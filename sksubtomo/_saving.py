@@ -27,7 +27,7 @@ from safetensors import numpy as safetensors
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sksubtomo._files import write_atomically
+from sksubtomo._files import check_folder_writable, write_atomically
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import Device
@@ -179,6 +179,31 @@ def check_model_folder(folder: Path) -> bool:
     return True
 
 
+def check_saveable(estimator: SavedModelMixin, folder: Path) -> None:
+    """Find out before a fit whether ``save`` will work after it.
+
+    Parameters
+    ----------
+    estimator : SavedModelMixin
+        The estimator, which need not be fitted.
+    folder : Path
+        Where it is to be saved.
+
+    Raises
+    ------
+    ValueError
+        If the estimator is or holds something that cannot be saved, or the folder is of
+        something else.
+    OSError
+        If the folder cannot be made or written into.
+    """
+    check_model_folder(folder)
+    encoder = _Encoder()
+    encoder._name_of_estimator(estimator, "")
+    encoder._parameters(estimator, "")
+    check_folder_writable(folder, f"weights-{'0' * 16}.safetensors")
+
+
 def _write_model(estimator: SavedModelMixin, folder: Path) -> None:
     check_model_folder(folder)
     encoder = _Encoder()
@@ -228,9 +253,12 @@ def _read_model(cls: type[_Estimator], folder: Path) -> _Estimator:
     if not isinstance(model, dict) or model.get("format") != _FORMAT:
         raise ValueError(f"{path}: is no saved model of sksubtomo.")
     with _complaints(path):
-        if model["format_version"] > _FORMAT_VERSION:
+        found = model["format_version"]
+        if type(found) is not int or found < 1:
+            raise ValueError(f"it has format_version {found!r}; expected 1 or more.")
+        if found > _FORMAT_VERSION:
             raise ValueError(
-                f"it has format {model['format_version']}, written by sksubtomo "
+                f"it has format {found}, written by sksubtomo "
                 f"{model['provenance']['sksubtomo']}; sksubtomo {__version__} reads "
                 f"formats up to {_FORMAT_VERSION}."
             )
@@ -431,8 +459,9 @@ class _Decoder:
             return estimator
         self._made[path] = estimator
         network = estimator._network_attribute
+        parameters = estimator.get_params(deep=False)
         for attribute, value in described["fitted"].items():
-            if hasattr(cls, attribute) or attribute in described["parameters"]:
+            if hasattr(cls, attribute) or attribute in parameters:
                 raise ValueError(f"{attribute!r} is no fitted attribute.")
             if attribute != network:
                 where = _join(path, attribute)
@@ -442,6 +471,7 @@ class _Decoder:
                 f"volume_shape_={estimator.volume_shape_} and "
                 f"n_features_in_={estimator.n_features_in_} contradict each other."
             )
+        _check_fitted(estimator)
         prefix = _join(path, network) + "."
         names = [name for name in self.tensors if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): self.tensors.pop(name) for name in names}
@@ -468,7 +498,7 @@ class _Decoder:
             "dict": lambda: dict(self.value(value["items"], path)),
             "array": lambda: self._array(value, path),
             "tensor": lambda: self.tensors.pop(path),
-            "normalizer": lambda: Normalizer(**{k: value[k] for k in _NORMALIZER}),
+            "normalizer": lambda: _normalizer(value),
             "estimator": lambda: self.estimator(value, path),
             "frozen": lambda: FrozenEstimator(self.value(value["estimator"], path)),
             "same": lambda: self._made[value["path"]],
@@ -482,6 +512,12 @@ class _Decoder:
                 f"{cls.__name__} of sksubtomo {__version__} has no parameter "
                 f"{sorted(unknown)}."
             )
+        for name in _NOT_STORED:
+            if parameters.get(name) is not None:
+                raise ValueError(
+                    f"{_join(path, name)} is {parameters[name]!r}; expected None, for "
+                    "it is never stored."
+                )
         return cls(
             **{
                 name: self.value(value, _join(path, name))
@@ -498,6 +534,37 @@ class _Decoder:
         if array.tolist() != values:
             raise ValueError(f"{path} has values that are not of dtype {dtype}.")
         return array[()]
+
+
+def _normalizer(described: dict[str, Any]) -> Normalizer:
+    """Rebuild a normaliser; fields that its version did not have get their defaults."""
+    values = {name: value for name, value in described.items() if name != _KIND}
+    unknown = values.keys() - set(_NORMALIZER)
+    if unknown:
+        raise ValueError(
+            f"the normalizer of sksubtomo {__version__} has no {sorted(unknown)}."
+        )
+    for name, value in values.items():
+        if name not in ("mean", "scale"):
+            right = isinstance(value, bool)
+        else:
+            # Too large a whole number is an OverflowError.
+            right = type(value) in (int, float) and math.isfinite(value)
+        if not right or (name == "scale" and value <= 0):
+            raise ValueError(f"the normalizer has {name}={value!r}.")
+    return Normalizer(**values)
+
+
+def _check_fitted(estimator: Any) -> None:
+    """Refuse values that would only be noticed in what is computed with them."""
+    classes = getattr(estimator, "classes_", None)
+    if classes is not None and not np.array_equal(np.unique(classes), classes):
+        raise ValueError("classes_ are not sorted, or not different.")
+    voxel_size = getattr(estimator, "voxel_size_", None)
+    if voxel_size is not None and not (
+        type(voxel_size) in (int, float) and 0 < voxel_size < math.inf
+    ):
+        raise ValueError(f"voxel_size_ is {voxel_size!r}; expected a length.")
 
 
 def _tag(kind: str, **content: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from sksubtomo._training.runtime import (
     Device,
     draw_seed,
     inference_device,
+    resolve_device,
     spawn_seeds,
 )
 from sksubtomo._version import __version__
@@ -290,6 +291,19 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             validation = (volumes[train[held_out]], labels[held_out])
             train, labels = train[~held_out], labels[~held_out]
 
+        # What can be wrong with the fine-tuning is found before the pretraining, which
+        # may take hours.
+        resolve_device(self.device)
+        augmentation = None
+        if self.augmentation is not None:
+            augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
+            augmentation.build(0)
+        class_weights = None
+        if self.class_weight is not None:
+            class_weights = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_[labels]
+            )
+
         self.pretrainer_ = self._fit_pretrainer(volumes, pretraining_seed)
         if self.pretrainer_ is None:
             self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
@@ -298,11 +312,6 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             self.normalizer_ = self.pretrainer_.normalizer_
             pretrained = self.pretrainer_.encoder_
 
-        class_weights = None
-        if self.class_weight is not None:
-            class_weights = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=self.classes_[labels]
-            )
         self.network_, self.history_ = fine_tune(
             volumes if len(train) == len(volumes) else volumes[train],
             labels,
@@ -311,11 +320,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             pretrained=pretrained,
             freeze_encoder=self.freeze_encoder,
             standardize_features=self.standardize_features,
-            augmentation=(
-                None
-                if self.augmentation is None
-                else resolve(self.augmentation, AUGMENTATIONS, "augmentation")
-            ),
+            augmentation=augmentation,
             class_weights=class_weights,
             validation=validation,
             normalizer=self.normalizer_,

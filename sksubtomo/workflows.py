@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +24,21 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sksubtomo._files import write_atomically, write_text
-from sksubtomo._saving import check_model_folder
+from sksubtomo._files import check_writable, write_atomically, write_text
+from sksubtomo._saving import SavedModelMixin, check_model_folder, check_saveable
+from sksubtomo._training.batches import Normalizer
 from sksubtomo.classification import RB3DClassifier, SubtomogramClassifier
 from sksubtomo.contrastive import SimCLR
-from sksubtomo.io import Subtomograms, read_labels, read_volumes, write_particles
+from sksubtomo.io import (
+    Subtomograms,
+    list_references,
+    read_labels,
+    read_volumes,
+    write_particles,
+)
 from sksubtomo.io._outputs import already_there
+from sksubtomo.io._sources import parse_reference
+from sksubtomo.io.labels import shorten
 from sksubtomo.io.particles import find_image
 from sksubtomo.io.star import StarFile, format_values
 from sksubtomo.networks import RB3D
@@ -38,6 +50,14 @@ Source = PathLike | Sequence[Any] | Subtomograms
 
 # The mark of unlabelled particles: no label can be empty.
 _UNLABELED = ""
+
+# Longer ones are texts, not names of classes.
+_MAX_LABEL = 200
+
+# How far the voxel size may be from the encoder's, as a part of it, and how many
+# volumes the intensities are compared by.
+_VOXEL_SIZE_TOLERANCE = 0.01
+_MAX_INTENSITY_VOLUMES = 32
 
 
 def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
@@ -81,9 +101,8 @@ def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
 def default_classifier(**parameters: Any) -> RB3DClassifier:
     """Return the classifier that the workflows use unless they are given another.
 
-    It pretrains with `default_pretrainer` on all particles and fine-tunes on the
-    labelled ones with the same views; everything else are the defaults of
-    :class:`~sksubtomo.RB3DClassifier`.
+    It pretrains with `default_pretrainer` on all particles and fine-tunes with the
+    defaults of :class:`~sksubtomo.RB3DClassifier` on the labelled ones.
 
     Parameters
     ----------
@@ -103,9 +122,7 @@ def default_classifier(**parameters: Any) -> RB3DClassifier:
     >>> classifier.max_epochs, classifier.pretrainer.max_epochs
     (20, 100)
     """
-    classifier = RB3DClassifier(
-        default_pretrainer(), augmentation=StudySettings().views, random_state=0
-    )
+    classifier = RB3DClassifier(default_pretrainer(), random_state=0)
     return classifier.set_params(**parameters)
 
 
@@ -138,7 +155,8 @@ def pretrain_encoder(
     Returns
     -------
     ContrastivePretrainer
-        The fitted pretrainer.
+        The fitted pretrainer. Its attribute ``voxel_size_`` is the voxel size of the
+        particles in angstroms, or None if it is not known; it is saved too.
 
     Raises
     ------
@@ -165,10 +183,14 @@ def pretrain_encoder(
     >>> encoder.transform(X).shape
     (10, 256)
     """
-    if output is not None:
-        _check_model_output(Path(output), overwrite)
     pretrainer = clone(pretrainer or default_pretrainer())
-    pretrainer.fit(_read(source, reading).volumes)
+    if output is not None:
+        _check_model_output(pretrainer, Path(output), overwrite)
+    particles = _read(source, reading)
+    pretrainer.fit(particles.volumes)
+    pretrainer.voxel_size_ = (
+        None if particles.voxel_size is None else float(particles.voxel_size)
+    )
     if output is not None:
         pretrainer.save(output)
     return pretrainer
@@ -236,6 +258,14 @@ def embed_particles(
     FileExistsError
         If a file is there already and `overwrite` is False.
 
+    Warns
+    -----
+    UserWarning
+        If the particles differ in voxel size from those that the encoder was trained
+        on by more than 1 %; or, if it normalises by their intensities, in mean by more
+        than half their standard deviation or in standard deviation by more than a
+        factor of 2.
+
     Examples
     --------
     >>> from sksubtomo import ContrastivePretrainer
@@ -259,18 +289,21 @@ def embed_particles(
             raise ValueError(f"{output}: expected a name that ends in .npy.")
         _check_output(output, overwrite)
         _check_output(output.with_suffix(".csv"), overwrite)
-    if encoder is None:
-        particles = _read(source, reading)
-        pretrainer = pretrain_encoder(particles, pretrainer=pretrainer)
-    else:
-        pretrainer = _fitted(encoder)
-        particles = _read(source, reading)
-        _check_shape(particles, pretrainer)
-    embeddings = pretrainer.transform(particles.volumes)
+    fitted = None if encoder is None else _fitted(encoder)
+    particles = _read(source, reading)
+    if fitted is not None:
+        _check_encoder(particles, fitted)
+    if output is not None and overwrite:
+        _check_not_input(
+            (output, output.with_suffix(".csv")), _files(source, particles, reading)
+        )
+    if fitted is None:
+        fitted = pretrain_encoder(particles, pretrainer=pretrainer)
+    embeddings = fitted.transform(particles.volumes)
     if output is not None:
         _write_array(output, embeddings)
         _write_names(output.with_suffix(".csv"), particles.names)
-    return EmbeddedParticles(embeddings, particles.names, pretrainer)
+    return EmbeddedParticles(embeddings, particles.names, fitted)
 
 
 @dataclass(frozen=True)
@@ -281,9 +314,9 @@ class ClassifiedParticles:
     ----------
     names : ndarray of str, shape (n,)
         The particles' names, in the order of the input.
-    labels : ndarray of str, shape (n,)
+    labels : ndarray of object, shape (n,)
         The labels that were given; empty for unlabelled particles.
-    classes : ndarray of str, shape (n,)
+    classes : ndarray of object, shape (n,)
         The most probable class of each particle, labelled ones included.
     class_numbers : ndarray of int, shape (n,)
         Its number from 1, in the sorted order of the classes, as ``rlnClassNumber``
@@ -299,8 +332,8 @@ class ClassifiedParticles:
     """
 
     names: NDArray[np.str_]
-    labels: NDArray[np.str_]
-    classes: NDArray[np.str_]
+    labels: NDArray[np.object_]
+    classes: NDArray[np.object_]
     class_numbers: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     classifier: SubtomogramClassifier
@@ -357,9 +390,9 @@ def classify_particles(
         A CSV file with the columns ``particle`` and ``label``, or a label for each
         particle. In the file, particles are called what the STAR file calls them
         (``rlnImageName``); from other sources ``000003@stack.mrc``, or the name of
-        their file. A particle that is missing, or whose label is empty (None in a
-        sequence), is unlabelled. Labels are text: "001" and "nan" are labels like
-        others.
+        their file. A particle that is missing, or whose label is empty (None or NaN in
+        a sequence), is unlabelled. Labels are text of at most 200 characters: "001" and
+        "nan" are labels like others.
     labels_column : str, default=None
         The column that has the labels, if they are in a STAR file: in the one that is
         given as `labels`, or in the particles' own.
@@ -372,7 +405,8 @@ def classify_particles(
         Whether embeddings by the pretrainer are returned, and written as columns.
     output : path, default=None
         STAR file to write: that of the input with every block and column kept, or a
-        new one for particles from other files. Added are ``rlnClassNumber`` (an older
+        new one for particles from other files, which are named as seen from its folder.
+        Added are ``rlnClassNumber`` (an older
         one moves to ``sksubtomoPreviousClassNumber``), ``sksubtomoClass``,
         ``sksubtomoProbability`` (of that class) and, with `embeddings`,
         ``sksubtomoEmbedding1`` and so on. None writes nothing.
@@ -380,7 +414,7 @@ def classify_particles(
         Folder to save the fitted classifier in.
     overwrite : bool, default=False
         Whether a file or model that is there already may be replaced. `output` may
-        then be the input.
+        then be the STAR file of the input, but no other input.
     **reading
         Further arguments of :func:`~sksubtomo.io.read_volumes`, such as `voxel_size`
         or `invert_contrast`.
@@ -402,7 +436,8 @@ def classify_particles(
     -----
     UserWarning
         If the STAR file's names of the volumes are relative, and not found from the
-        folder of `output`.
+        folder of `output`; or if the particles are unlike those of the encoder, as
+        `embed_particles` says.
 
     Examples
     --------
@@ -417,7 +452,7 @@ def classify_particles(
     >>> classifier = default_classifier(max_epochs=1, pretrainer__max_epochs=1)
     >>> result = classify_particles(particles, labels, classifier=classifier)
     >>> result.classifier.classes_
-    array(['proteasome', 'ribosome'], dtype='<U10')
+    array(['proteasome', 'ribosome'], dtype=object)
     >>> len(result.classes), set(result.class_numbers) <= {1, 2}
     (20, True)
     """
@@ -430,22 +465,28 @@ def classify_particles(
     if output is not None:
         _check_output(Path(output), overwrite)
     if model is not None:
-        _check_model_output(Path(model), overwrite)
+        _check_model_output(classifier, Path(model), overwrite)
+        _check_apart(output, Path(model))
+    origin = "labels"
     if labels is None:
         labels = _own_labels(source, labels_column)
-    origin = "labels"
+    elif isinstance(labels, (str, Path)):
+        _check_labels_file(Path(labels))
+        # One that has the particles as well may be replaced as the input may.
+        if output is not None and not _is_same(labels, _star_of(source)):
+            _check_not_input([Path(output)], [Path(labels)])
     if isinstance(labels, (str, Path)):
         origin = str(labels)
-        # To read the particles may take minutes.
-        if not Path(labels).is_file():
-            raise FileNotFoundError(f"{labels}: there is no such file.")
+    # This may take minutes.
     particles = _read(source, reading)
     if output is not None:
+        if overwrite:
+            _check_not_input([Path(output)], _files(source, particles, reading))
         _warn_of_folder(particles, Path(output))
     y = _labels_of(particles, labels, labels_column)
     _check_classes(y, origin)
     if isinstance(classifier.pretrainer, FrozenEstimator):
-        _check_shape(particles, classifier.pretrainer.estimator)
+        _check_encoder(particles, classifier.pretrainer.estimator)
 
     classifier.fit(particles.volumes, y)
     probabilities = classifier.predict_proba(particles.volumes)
@@ -461,9 +502,16 @@ def classify_particles(
             classifier.pretrainer_.transform(particles.volumes) if embeddings else None
         ),
     )
+    names: NDArray[Any] = result.names
+    if output is not None:
+        references = _references(source, particles, reading)
+        if references is not None:
+            names = _names_from(Path(output).parent, references)
+    # What was asked for comes first, should the disk be full.
+    result = _write_classes(particles, result, names, output)
     if model is not None:
         classifier.save(model)
-    return _write_classes(particles, result, None if output is None else Path(output))
+    return result
 
 
 def _read(source: Source, reading: dict[str, Any]) -> Subtomograms:
@@ -501,6 +549,94 @@ def _prepare(
     return classifier
 
 
+def _star_of(source: Source) -> PathLike | None:
+    """Return the STAR file that the particles come from, if they do."""
+    if isinstance(source, Subtomograms):
+        return None if source.particles is None else source.particles.path
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".star":
+        return source
+    return None
+
+
+def _references(
+    source: Source, particles: Subtomograms, reading: dict[str, Any]
+) -> NDArray[np.str_] | None:
+    """Return where the volumes are, unless a STAR file says so or it is not known."""
+    if isinstance(source, Subtomograms) or particles.particles is not None:
+        return None
+    named = {"dataset", "allow_image_stacks"} & reading.keys()
+    return list_references(source, **{name: reading[name] for name in named})
+
+
+def _files(
+    source: Source, particles: Subtomograms, reading: dict[str, Any]
+) -> set[Path]:
+    """Return the files that the volumes are in, as far as they are known."""
+    references = _references(source, particles, reading)
+    if references is not None:
+        return {parse_reference(str(reference)).path for reference in references}
+    if particles.particles is None:
+        return set()
+    folder = particles.particles.path.parent
+    names = {name.partition("@")[2] or name for name in map(str, particles.names)}
+    return {path for name in names if (path := find_image(name, folder)) is not None}
+
+
+def _names_from(folder: Path, references: NDArray[np.str_]) -> NDArray[np.object_]:
+    """Name volumes as they are seen from a folder."""
+    folder = folder.resolve()
+
+    @cache
+    def name(path: Path) -> str:
+        # A link may have another suffix than what it points to.
+        path = path.parent.resolve() / path.name
+        # On another drive there is no way from here to there.
+        with suppress(ValueError):
+            return os.path.relpath(path, folder)
+        return str(path)
+
+    names = np.empty(len(references), dtype=object)
+    for i, reference in enumerate(map(parse_reference, map(str, references))):
+        number = "" if reference.index is None else f"{reference.index + 1:06d}@"
+        names[i] = number + name(reference.path)
+    return names
+
+
+def _check_encoder(particles: Subtomograms, encoder: ContrastivePretrainer) -> None:
+    """Refuse particles of another shape; warn of another voxel size or intensity."""
+    _check_shape(particles, encoder)
+    known, found = getattr(encoder, "voxel_size_", None), particles.voxel_size
+    if (
+        known is not None
+        and found is not None
+        and abs(found / known - 1) > _VOXEL_SIZE_TOLERANCE
+    ):
+        warnings.warn(
+            f"the encoder was trained at a voxel size of {known:g} angstroms, but the "
+            f"particles have {found:g}; extract them at the same voxel size, or "
+            "pretrain an encoder on them.",
+            UserWarning,
+            stacklevel=3,
+        )
+    if encoder.normalize != "dataset":
+        return
+    rows = np.linspace(0, len(particles) - 1, _MAX_INTENSITY_VOLUMES).round()
+    sample = particles.volumes[np.unique(rows.astype(int))]
+    old = encoder.normalizer_
+    new = Normalizer.fit(sample, "dataset", "sphere" if old.mask else None)
+    if abs(new.mean - old.mean) > old.scale / 2 or not (
+        old.scale / 2 <= new.scale <= old.scale * 2
+    ):
+        warnings.warn(
+            "the intensities of the particles are far from those the encoder was "
+            f"trained on: mean {new.mean:.3g} and standard deviation {new.scale:.3g}, "
+            f"not {old.mean:.3g} and {old.scale:.3g}. Bring them to the same scale, or "
+            "pretrain an encoder on them or with normalize='volume'.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _check_shape(particles: Subtomograms, encoder: ContrastivePretrainer) -> None:
     found = particles.volumes.shape[1:]
     if found != encoder.volume_shape_:
@@ -518,19 +654,25 @@ def _own_labels(source: Source, column: str | None) -> PathLike:
             "labels: there are none; expected a file (labels=, --labels), or a column "
             "of the STAR file (labels_column=, --labels-column)."
         )
-    if isinstance(source, Subtomograms):
-        source = "" if source.particles is None else source.particles.path
-    if not isinstance(source, (str, Path)) or Path(source).suffix.lower() != ".star":
+    star = _star_of(source)
+    if star is None:
         raise ValueError(
             f"labels_column={column!r} was given without labels, but the particles are "
             "not from a STAR file."
         )
-    return source
+    return star
+
+
+def _check_labels_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected a CSV or STAR file of labels.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
 
 
 def _labels_of(
     particles: Subtomograms, labels: PathLike | Sequence[str | None], column: str | None
-) -> NDArray[np.str_]:
+) -> NDArray[np.object_]:
     """Return the label of each particle, empty if it has none."""
     if isinstance(labels, (str, Path)):
         found = _read_labels(particles, Path(labels), column)
@@ -545,13 +687,30 @@ def _labels_of(
                 f"labels: has shape {found.shape}; expected {particles.names.shape}, "
                 "one for each particle."
             )
-    wrong = [label for label in found if not (label is None or isinstance(label, str))]
-    if wrong:
-        raise TypeError(
-            f"labels: has {wrong[0]!r} of type {type(wrong[0]).__name__}; expected "
-            "text, or None for an unlabelled particle."
-        )
-    return np.array([label or _UNLABELED for label in found], dtype=str)
+    # Of objects: where all texts are as wide as the longest, they may fill the memory.
+    y = np.full(len(found), _UNLABELED, dtype=object)
+    for i, label in enumerate(found):
+        if _is_missing(label):
+            continue
+        if not isinstance(label, str):
+            raise TypeError(
+                f"labels: has {label!r} of type {type(label).__name__}; expected "
+                "text, or None for an unlabelled particle."
+            )
+        if len(label) > _MAX_LABEL:
+            raise ValueError(
+                f"labels: has {shorten(label)} of {len(label)} characters; expected at "
+                f"most {_MAX_LABEL}."
+            )
+        y[i] = str(label)
+    return y
+
+
+def _is_missing(label: Any) -> bool:
+    """Tell whether it is None, or how pandas marks a missing value."""
+    if label is None or type(label).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(label, (float, np.floating)) and math.isnan(label)
 
 
 def _read_labels(
@@ -570,11 +729,11 @@ def _read_labels(
         raise
 
 
-def _check_classes(y: NDArray[np.str_], origin: str) -> None:
+def _check_classes(y: NDArray[np.object_], origin: str) -> None:
     classes, counts = np.unique(y[y != _UNLABELED], return_counts=True)
     if len(classes) < 2:
         found = ", ".join(
-            f"{str(name)!r} ({count})"
+            f"{shorten(name)} ({count})"
             for name, count in zip(classes, counts, strict=True)
         )
         raise ValueError(
@@ -586,17 +745,48 @@ def _check_classes(y: NDArray[np.str_], origin: str) -> None:
 
 
 def _check_output(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
+    # These do not stumble over names that cannot be, which are refused below.
+    if os.path.isdir(path):
         raise ValueError(f"{path}: is a folder; expected the name of a file.")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise already_there(path)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise FileNotFoundError(f"{path.parent}: there is no such folder.")
+    check_writable(path)
 
 
-def _check_model_output(folder: Path, overwrite: bool) -> None:
+def _check_model_output(
+    estimator: SavedModelMixin, folder: Path, overwrite: bool
+) -> None:
+    check_saveable(estimator, folder)
     if check_model_folder(folder) and not overwrite:
         raise already_there(folder)
+
+
+def _check_apart(output: PathLike | None, model: Path) -> None:
+    """Refuse to write the STAR file and the model into each other."""
+    if output is None:
+        return
+    file, folder = Path(output).resolve(), model.resolve()
+    if folder in (file, file.parent) or file in folder.parents:
+        raise ValueError(
+            f"{model}: is to be the folder of the model, but the output is {output}; "
+            "expected two places."
+        )
+
+
+def _check_not_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    replaced = {output.resolve(): output for output in outputs if output.exists()}
+    for file in inputs if replaced else ():
+        output = replaced.get(file.resolve())
+        if output is not None:
+            raise ValueError(
+                f"{output}: is an input, which would be lost; expected another name."
+            )
+
+
+def _is_same(one: PathLike, other: PathLike | None) -> bool:
+    return other is not None and Path(one).resolve() == Path(other).resolve()
 
 
 def _warn_of_folder(particles: Subtomograms, output: Path) -> None:
@@ -635,9 +825,15 @@ def _write_names(path: Path, names: NDArray[np.str_]) -> None:
 
 
 def _write_classes(
-    particles: Subtomograms, result: ClassifiedParticles, output: Path | None
+    particles: Subtomograms,
+    result: ClassifiedParticles,
+    names: NDArray[Any],
+    output: PathLike | None,
 ) -> ClassifiedParticles:
-    """Return the result with its STAR file, which is written if it has a name."""
+    """Return the result with its STAR file, which is written if it has a name.
+
+    `names` are those of the volumes in a STAR file that is not the input's.
+    """
     if particles.particles is not None:
         star = particles.particles.with_classes(
             result.class_numbers,
@@ -653,7 +849,7 @@ def _write_classes(
         if particles.voxel_size is not None:
             optics["rlnImagePixelSize"] = particles.voxel_size
         columns: dict[str, Any] = {
-            "rlnImageName": result.names,
+            "rlnImageName": names,
             "rlnClassNumber": result.class_numbers,
             "sksubtomoClass": result.classes,
             "sksubtomoProbability": [f"{value:.6f}" for value in result.probabilities],

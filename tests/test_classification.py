@@ -550,3 +550,29 @@ def test_device_objects(data):
     assert RB3DClassifier(pretrainer, max_epochs=1, device=device).fit(X, y)
     with pytest.raises(ValueError, match="device='gpu' is not a device"):
         pretrainer.fit(X).set_params(device="gpu").transform(X)
+
+
+class WrongViews:
+    def build(self, seed):
+        raise ValueError("no such view")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"augmentation": WrongViews()}, "no such view"),
+        ({"augmentation": RB3D}, "augmentation is the class RB3D"),
+        ({"class_weight": {7: 1.0}}, "classes, .*are not in class_weight|not in"),
+        ({"device": "cuda:99"}, "device='cuda:99' is not available"),
+    ],
+)
+def test_bad_parameters_are_found_before_the_pretraining(
+    data, monkeypatch, parameters, message
+):
+    def fit(self, X, y=None):
+        pytest.fail("something was trained")
+
+    monkeypatch.setattr(ContrastivePretrainer, "fit", fit)
+    classifier = RB3DClassifier(ContrastivePretrainer(), **parameters)
+    with pytest.raises((ValueError, TypeError), match=message):
+        classifier.fit(*data)

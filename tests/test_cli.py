@@ -1,3 +1,4 @@
+import builtins
 import runpy
 import sys
 import warnings
@@ -193,3 +194,18 @@ def test_python_m_sksubtomo(monkeypatch, capsys):
         runpy.run_module("sksubtomo", run_name="__main__")
     assert stop.value.code == 0
     assert capsys.readouterr().out.strip() == sksubtomo.__version__
+
+
+def test_an_interruption_during_the_import(monkeypatch, capsys):
+    original = builtins.__import__
+
+    def interrupted(name, *arguments, **keywords):
+        if name == "sksubtomo.cli":
+            raise KeyboardInterrupt
+        return original(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("sksubtomo", run_name="__main__")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "sksubtomo: interrupted.\n"

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from scipy import fft
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
+from scipy.stats import skew
 
 from sksubtomo.datasets import make_tomogram, missing_wedge_mask
 from sksubtomo.io import open_volume, read_particles, write_particles, write_volume
@@ -68,8 +69,47 @@ def test_contrast(tomogram):
         tomogram, 80.0, voxel_size=VOXEL, n_picks=3, contrast="light"
     )
     np.testing.assert_array_equal(dark.coordinates, light.coordinates)
-    wrong = pick_particles(tomogram, 80.0, voxel_size=VOXEL, n_picks=3)
+    with pytest.warns(UserWarning, match="contrast='light', --contrast light"):
+        wrong = pick_particles(tomogram, 80.0, voxel_size=VOXEL, n_picks=3)
     assert match_picks(wrong, CENTRES, 3.0).n_matched == 0
+
+
+@pytest.mark.parametrize("snr", [np.inf, 1.0, 0.1])
+def test_wrong_contrast_is_warned_of_and_the_right_one_is_not(snr):
+    scene = make_tomogram(
+        shape=(48, 96, 96), structures=["rubisco"], crowding=0.3, snr=snr,
+        random_state=0,
+    )  # fmt: skip
+    other = {"light": "dark", "dark": "light"}
+    for contrast, volume in (("light", scene.tomogram), ("dark", -scene.tomogram)):
+        # Values that are offset and scaled, as those of raw tomograms are.
+        volume = 500 + 20 * volume
+        pick_particles(volume, 130.0, voxel_size=VOXEL, contrast=contrast)
+        with pytest.warns(
+            UserWarning, match=f"--contrast {contrast}.*the gaps between"
+        ) as found:
+            pick_particles(volume, 130.0, voxel_size=VOXEL, contrast=other[contrast])
+        assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("diameter", [60.0, 150.0])
+def test_noise_has_no_wrong_contrast(diameter):
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        volume = rng.normal(size=(24, 40, 40))
+        for contrast in ("dark", "light"):
+            pick_particles(volume, diameter, voxel_size=VOXEL, contrast=contrast)
+
+
+def test_skewness_is_that_of_the_response(tomogram, monkeypatch):
+    monkeypatch.setattr(detection, "_BLOCK", 13)
+    dog = detection._Filter.of(80.0, VOXEL, "light", 1.1)
+    moments = detection._maxima(tomogram, dog)[2]
+    response = difference_of_gaussians(
+        tomogram, 80.0, voxel_size=VOXEL, contrast="light"
+    )
+    assert moments.skewness == pytest.approx(skew(response, axis=None), rel=1e-4)
+    assert moments.deviation == pytest.approx(response.std(), rel=1e-4)
 
 
 @pytest.mark.parametrize("ratio", [1.1, 1.6])
@@ -583,7 +623,7 @@ def test_workflow(file, tmp_path):
             80.0,
             tmp_path / "picks.star",
             n_picks=3,
-            n_candidates=8,
+            n_candidates=8 if options else None,
             figure=tmp_path / "picks.png",
             contact_sheets=tmp_path / f"sheets{number}",
             overwrite=number > 0,
@@ -617,6 +657,15 @@ def test_workflow_fails_before_the_work(file, tmp_path, monkeypatch):
     (tmp_path / "selection.csv").touch()
     with pytest.raises(FileExistsError):
         pick_tomogram(file, 80.0, output, contact_sheets=tmp_path)
+    (tmp_path / "folder").mkdir()
+    for path in ({"output": tmp_path / "folder"}, {"figure": tmp_path / "folder"}):
+        options = {"output": output, "overwrite": True, **path}
+        with pytest.raises(IsADirectoryError, match=r"folder: is a folder"):
+            pick_tomogram(file, 80.0, **options)
+    with pytest.raises(NotADirectoryError, match=r"TS_01\.mrc is a file"):
+        pick_tomogram(file, 80.0, output, contact_sheets=file)
+    with pytest.raises(ValueError, match=r"n_candidates=2 .*n_picks=3 \(--number\)"):
+        pick_tomogram(file, 80.0, output, n_picks=3, n_candidates=2, rank=True)
     write_volume(tmp_path / "unknown.mrc", np.zeros((4, 4, 4)), None)
     with pytest.raises(ValueError, match="voxel size"):
         pick_tomogram(tmp_path / "unknown.mrc", 80.0, output)
@@ -625,3 +674,18 @@ def test_workflow_fails_before_the_work(file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"sksubtomo\[study\]"):
         pick_tomogram(file, 80.0, output, figure=tmp_path / "picks.png")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"n_candidates": 2000}, r"n_candidates=2000 \(--candidates\)"),
+        ({"n_rotations": 300}, r"n_rotations=300 \(--rotations\)"),
+        ({"tilt_range": (-50, 50)}, r"tilt_range=\(-50, 50\) \(--tilt-range\)"),
+        ({"tilt_axis": "x"}, r"tilt_axis='x' \(--tilt-axis\)"),
+    ],
+)
+def test_options_of_ranking_need_ranking(file, tmp_path, option, message):
+    with pytest.raises(ValueError, match=f"{message} is for ranking; .*--rank"):
+        pick_tomogram(file, 80.0, tmp_path / "picks.star", **option)
+    assert not (tmp_path / "picks.star").exists()

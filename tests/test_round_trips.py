@@ -161,7 +161,10 @@ def test_from_a_tomogram_to_classes(tmp_path, monkeypatch, capsys):
         *["pick", "sim/tomogram.mrc", "--diameter", 140, "--contrast", "light"],
         *["--number", 24, "--output", "picks.star", "--tomogram-name", "001"],
     )
-    run(*["extract", "sim/tomogram.mrc", "picks.star", "--size", 8, "--output", "cut"])
+    run(
+        *["extract", "sim/tomogram.mrc", "picks.star", "--size", 8, "--output", "cut"],
+        *["--tomogram-name", "001"],
+    )
     particles = read_particles("cut/particles.star")
     assert len(read_volumes("cut/particles.star", invert_contrast=False)) == len(
         particles

@@ -336,6 +336,14 @@ def test_a_newer_format_is_refused_and_a_newer_package_is_not(folder):
         RB3DClassifier.load(folder)
 
 
+def test_models_from_before_a_field_of_the_normalizer(tmp_path, pretrainer):
+    pretrainer.save(tmp_path)
+    rewrite(tmp_path, lambda model: model["fitted"]["normalizer_"].pop("mask"))
+    loaded = ContrastivePretrainer.load(tmp_path)
+    assert loaded.normalizer_ == pretrainer.normalizer_
+    np.testing.assert_array_equal(loaded.transform(X), pretrainer.transform(X))
+
+
 def set_shape(model):
     model["fitted"]["volume_shape_"]["values"] = [8, 8, 9]
 
@@ -363,6 +371,27 @@ CHANGES = {
     "KeyError: 'Popen'": lambda model: model["parameters"].update(
         pretrainer={"is": "estimator", "class": "Popen", "parameters": {}}
     ),
+    "memory is '/tmp/cache'; expected None": lambda model: model["parameters"].update(
+        memory="/tmp/cache"
+    ),
+    "pretrainer.callbacks is [1]": lambda model: model["parameters"]["pretrainer"][
+        "estimator"
+    ]["parameters"].update(callbacks=[1]),
+    "'memory' is no fitted": lambda model: (
+        model["parameters"].pop("memory") or model["fitted"].update(memory="cache")
+    ),
+    "format_version True": lambda model: model.update(format_version=True),
+    "format_version 0": lambda model: model.update(format_version=0),
+    "format_version 1.0": lambda model: model.update(format_version=1.0),
+    "scale=0": lambda model: model["fitted"]["normalizer_"].update(scale=0),
+    "mean=nan": lambda model: model["fitted"]["normalizer_"].update(mean=float("nan")),
+    "mean='0'": lambda model: model["fitted"]["normalizer_"].update(mean="0"),
+    "mask=1": lambda model: model["fitted"]["normalizer_"].update(mask=1),
+    "has no ['colour']": lambda model: model["fitted"]["normalizer_"].update(colour=1),
+    "classes_ are not sorted": lambda model: model["fitted"]["classes_"].update(
+        values=["nan", "nan"]
+    ),
+    "voxel_size_ is '10'": lambda model: model["fitted"].update(voxel_size_="10"),
     "which it does not name": lambda model: (
         model["fitted"].update(pretrainer_=None)
         or model["parameters"].update(pretrainer=None)

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import os
 
@@ -7,6 +8,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.io import (
     Subtomograms,
     read_particles,
@@ -223,7 +225,7 @@ def test_other_sources_get_a_new_star(folder, encoder, classifier):
     assert result.star is None
     assert result.labels.tolist() == ["a", *[""] * (N - 2), "b"]
     written = read_particles(folder / "out.star")
-    assert written.image_names == [str(particles / f"p{i}.mrc") for i in range(N)]
+    assert written.image_names == [f"particles/p{i}.mrc" for i in range(N)]
     assert written.voxel_size == 12.5
     assert written.loop.column("sksubtomoClass") == result.classes.tolist()
     assert written.loop.column("rlnClassNumber") == [
@@ -241,6 +243,16 @@ def test_other_sources_get_a_new_star(folder, encoder, classifier):
     )
     assert read_particles(folder / "stack.star").image_names == list(stack.names)
     assert stack.labels.tolist() == LABELS
+
+
+def test_the_new_star_finds_its_volumes(folder, encoder, classifier):
+    chosen = {"encoder": encoder, "classifier": classifier}
+    output = folder / "results" / "out.star"
+    output.parent.mkdir()
+    first = classify_particles(folder / "stack.mrc", LABELS, output=output, **chosen)
+    assert read_particles(output).image_names[0] == "000001@../stack.mrc"
+    again = classify_particles(output, labels_column="sksubtomoClass", **chosen)
+    np.testing.assert_array_equal(again.labels, first.classes)
 
 
 def test_the_input_can_be_replaced(folder, encoder, classifier):
@@ -292,6 +304,10 @@ def test_summary_counts(folder, encoder, classifier):
         assert int(found[3]) == (result.classes == label).sum()
 
 
+class MyViews(RotateShiftNoise):
+    pass
+
+
 MISTAKES = [
     ({}, "labels: there are none"),
     ({"labels": "no.csv"}, "no.csv: there is no such file"),
@@ -313,6 +329,45 @@ MISTAKES = [
     ({"labels": LABELS, "model": "."}, "is a folder of something else"),
     ({"labels": LABELS, "source": "no.star"}, "no.star: there is no such file"),
     ({"labels": LABELS, "colour": "red"}, "colour"),
+    (
+        {"labels": LABELS, "output": f"{'x' * 250}"},
+        "xxx: cannot be written: .*too long",
+    ),
+    ({"labels": LABELS, "output": "a\0.star"}, "has a NUL"),
+    ({"labels": LABELS, "model": "a\0"}, "has a NUL"),
+    ({"labels": LABELS, "model": "x" * 300}, "too long"),
+    ({"labels": LABELS, "model": "stack.mrc/m"}, "stack.mrc/m: cannot be written: Not"),
+    ({"labels": LABELS, "model": "new", "output": "new"}, "expected two places"),
+    ({"labels": LABELS, "model": "new/m", "output": "new"}, "expected two places"),
+    (
+        {"labels": LABELS, "model": "empty", "output": "empty/out.star"},
+        "expected two places",
+    ),
+    (
+        {
+            "labels": LABELS,
+            "model": "new",
+            "classifier": RB3DClassifier(augmentation=MyViews()),
+        },
+        r"augmentation is MyViews.*cannot be saved",
+    ),
+    (
+        {"labels": "nothing.csv", "output": "nothing.csv", "overwrite": True},
+        "nothing.csv: is an input",
+    ),
+    ({"labels": LABELS, "output": "stack.mrc", "overwrite": True}, "is an input"),
+    (
+        {
+            "labels": LABELS,
+            "source": "link.mrc",
+            "output": "link.mrc",
+            "overwrite": True,
+        },
+        "link.mrc: is an input",
+    ),
+    ({"labels": LABELS, "output": "pipe", "overwrite": True}, "pipe: is no regular f"),
+    ({"labels": "other"}, "other: is a folder"),
+    ({"labels": ["a" * 201] * N}, "'aaa[a]*...' of 201 characters"),
     ({"labels": LABELS, "classifier": LogisticRegression()}, "of type LogisticReg"),
     (
         {"labels": LABELS, "classifier": RB3DClassifier(), "embeddings": True},
@@ -332,6 +387,9 @@ def mistaken(folder, monkeypatch):
         "line_end": '000001@stack.mrc,a\n000002@stack.mrc,"b\nc"\n',
     }.items():
         (folder / f"{stem}.csv").write_text(head + lines)
+    os.mkfifo("pipe")
+    os.symlink("stack.mrc", "link.mrc")
+    (folder / "empty").mkdir()
     other = np.zeros((2, 8, 8, 9), np.float32)
     default_pretrainer(max_epochs=1).fit(other).save("other")
 
@@ -369,6 +427,85 @@ def test_pretrain_encoder(folder):
     )
     replaced = ContrastivePretrainer.load(folder / "encoder")
     assert not np.array_equal(replaced.transform(X), expected)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_what_cannot_be_saved_is_not_trained(folder):
+    with pytest.raises(ValueError, match="augmentation is MyViews"):
+        pretrain_encoder(
+            folder / "stack.mrc",
+            pretrainer=default_pretrainer(augmentation=MyViews()),
+            output=folder / "encoder",
+        )
+    assert not (folder / "encoder").exists()
+
+
+def test_the_classes_are_written_before_the_model(
+    folder, encoder, classifier, monkeypatch
+):
+    def save(self, path):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(RB3DClassifier, "save", save)
+    with pytest.raises(OSError, match="no space left"):
+        classify_particles(
+            folder / "particles.star",
+            LABELS,
+            encoder=encoder,
+            classifier=classifier,
+            output=folder / "out.star",
+            model=folder / "model",
+        )
+    assert "sksubtomoClass" in read_particles(folder / "out.star").loop
+
+
+def test_missing_labels_of_pandas(folder, encoder, classifier):
+    missing = [np.nan, None, np.float32("nan")]
+    with contextlib.suppress(ImportError):
+        import pandas as pd
+
+        missing += [pd.NA, pd.NaT]
+    labels = [*LABELS[:6], *missing, *[""] * (N - 6 - len(missing))]
+    result = classify_particles(
+        folder / "stack.mrc", labels, encoder=encoder, classifier=classifier
+    )
+    assert result.labels.tolist() == LABELS
+    assert result.labels.dtype == object
+
+
+def test_voxel_size_of_the_encoder(folder):
+    pretrainer = default_pretrainer(max_epochs=1, device="cpu")
+    output = folder / "encoder"
+    pretrain_encoder(folder / "stack.mrc", pretrainer=pretrainer, output=output)
+    assert ContrastivePretrainer.load(output).voxel_size_ == 10
+    # Of one per cent or less nothing is said.
+    embed_particles(folder / "stack.mrc", encoder=output, voxel_size=10.09)
+    with pytest.warns(UserWarning, match="voxel size of 10 angstroms, but .* 10.2;"):
+        embed_particles(folder / "stack.mrc", encoder=output, voxel_size=10.2)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(2.1, 0), (0.4, 0), (1, 0.6)])
+def test_intensities_of_the_encoder(encoder, classifier, factor, shift):
+    names = np.arange(N).astype(str)
+    scale = encoder.normalizer_.scale
+    particles = Subtomograms(factor * X + np.float32(shift * scale), None, names)
+    with pytest.warns(UserWarning, match="intensities of the particles are far"):
+        classify_particles(particles, LABELS, encoder=encoder, classifier=classifier)
+    by_volume = clone(encoder).set_params(normalize="volume").fit(X)
+    embed_particles(particles, encoder=by_volume)
+
+
+def test_transform_keeps_its_input(folder, encoder):
+    os.link(folder / "stack.mrc", folder / "kept")
+    (folder / "out.csv").symlink_to("stack.mrc")
+    with pytest.raises(ValueError, match=r"out\.csv: is an input"):
+        embed_particles(
+            folder / "particles.star",
+            encoder=encoder,
+            output=folder / "out.npy",
+            overwrite=True,
+        )
+    assert not (folder / "out.npy").exists()
 
 
 def test_embed_particles(folder, encoder):

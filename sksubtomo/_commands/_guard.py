@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 # What the package raises for bad input, bad files and missing extras.
 INPUT_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -22,7 +25,8 @@ def guard(command: str, work: Callable[[], object], on_interrupt: str = "") -> i
         Name of the command, for the messages.
     work : callable
         What to do. An error of bad input ends with status 2, one of training or of
-        the device with status 1, and an interruption with status 130.
+        the device with status 1, an interruption with status 130, and a SIGTERM,
+        such as that of a batch system at the time limit, with status 143.
     on_interrupt : str, default=""
         What to say about what was done so far.
 
@@ -34,7 +38,11 @@ def guard(command: str, work: Callable[[], object], on_interrupt: str = "") -> i
     with warnings.catch_warnings():
         show_warnings(command)
         try:
-            work()
+            with _raising_at_sigterm():
+                work()
+        # Whoever reads the output has left, which is no fault of the input.
+        except BrokenPipeError as error:
+            return fail(command, error, FAILURE)
         except INPUT_ERRORS as error:
             return fail(command, error, BAD_INPUT)
         # Training that diverges, and what torch raises without memory or a device.
@@ -44,7 +52,36 @@ def guard(command: str, work: Callable[[], object], on_interrupt: str = "") -> i
             message = " ".join(f"interrupted. {on_interrupt}".split())
             print(f"sksubtomo {command}: {message}", file=sys.stderr)
             return INTERRUPTED
+        except _Terminated:
+            message = " ".join(f"terminated. {on_interrupt}".split())
+            print(f"sksubtomo {command}: {message}", file=sys.stderr)
+            return TERMINATED
     return SUCCESS
+
+
+class _Terminated(BaseException):
+    """Raised by SIGTERM; no KeyboardInterrupt, for skorch swallows those."""
+
+
+@contextlib.contextmanager
+def _raising_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise, so that clean-up runs as after an interruption."""
+    # Python allows only the main thread to set a handler.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        # A second one must not break off the clean-up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    earlier = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        # None stands for a handler that is not Python's and cannot be set again.
+        signal.signal(signal.SIGTERM, earlier or signal.SIG_DFL)
 
 
 def fail(command: str, error: BaseException, status: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -115,14 +116,21 @@ def pretraining(options: argparse.Namespace) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the number of epochs or the seed makes no sense.
+        If the number of epochs or the seed makes no sense, or this machine has no such
+        device.
     """
+    from sksubtomo._training.runtime import resolve_device
+
     for flag, minimum in (("epochs", 1), ("fine_tune_epochs", 1), ("seed", 0)):
         value = getattr(options, flag, None)
         if value is not None and value < minimum:
             raise ValueError(
                 f"--{flag.replace('_', '-')} {value}; expected at least {minimum}."
             )
+    if options.seed >= 2**32:
+        raise ValueError(f"--seed {options.seed}; expected less than 2^32.")
+    # An encoder would embed on the CPU, whatever was asked for.
+    resolve_device(options.device)
     parameters = {"random_state": options.seed, "device": options.device, "verbose": 1}
     if options.epochs is not None:
         parameters["max_epochs"] = options.epochs
@@ -180,4 +188,11 @@ def show(text: str) -> None:
         The text.
     """
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        # The files are written, and nobody reads this any more. Python itself would
+        # complain when it closes stdout.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -104,7 +104,7 @@ def add(commands: Any) -> None:
     )
     ranking.add_argument(
         "--candidates",
-        help="candidates that are ranked (default: twice --number)",
+        help="candidates that are ranked, at least --number (default: twice as many)",
         type=int,
         metavar="N",
     )
@@ -147,7 +147,12 @@ def add(commands: Any) -> None:
 
 
 def _axis(text: str) -> str | float:
-    return text if text in ("x", "y") else float(text)
+    try:
+        return text if text in ("x", "y") else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected x, y or an angle from y in degrees"
+        ) from None
 
 
 def _limit(text: str) -> float | None:

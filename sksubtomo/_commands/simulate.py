@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 from sksubtomo._commands._guard import guard
@@ -13,7 +14,10 @@ _DEFAULTS: dict[str, Any] = {"voxel_size": 10.0, "snr": float("inf"), "seed": 0}
 _SUBTOMOGRAM_DEFAULTS: dict[str, Any] = {"n_per_class": 100, "size": 32}
 
 # Options that only one of the two kinds of data has.
-_ONLY_SUBTOMOGRAMS = ("n_per_class", "size", "neighbors", "max_shift", "preset", "jobs")
+_ONLY_SUBTOMOGRAMS = (
+    *("n_per_class", "size", "neighbors", "max_shift", "preset", "jobs"),
+    *("tilt_step", "convention"),
+)
 _ONLY_TOMOGRAM = ("shape", "n_particles")
 
 # Options whose parameters in Python have other names.
@@ -75,6 +79,24 @@ def add(commands: Any) -> None:
         metavar=("MIN", "MAX"),
         help="smallest and largest tilt in degrees (default: -60 60)",
     )
+    command.add_argument(
+        "--tilt-axis",
+        type=_tilt_axis,
+        metavar="AXIS",
+        help="y, x, or the angle from y in degrees (default: y)",
+    )
+    command.add_argument(
+        "--defocus",
+        type=float,
+        metavar="UM",
+        help="in micrometres, positive for underfocus (default: 5)",
+    )
+    command.add_argument(
+        "--no-optics",
+        action="store_true",
+        help="no contrast transfer and a perfect detector: density with a missing "
+        "wedge and noise",
+    )
     command.add_argument("--seed", type=int, help="seed of everything (default: 0)")
     command.add_argument(
         "--clean",
@@ -108,6 +130,18 @@ def add(commands: Any) -> None:
         type=float,
         metavar="F",
         help="how far off the centre, as a fraction of the side (0.1)",
+    )
+    subtomograms.add_argument(
+        "--tilt-step",
+        type=_tilt_step,
+        metavar="DEGREES",
+        help="degrees between tilts, or none for a continuum (3)",
+    )
+    subtomograms.add_argument(
+        "--convention",
+        choices=["exact", "liu2020"],
+        help="what --snr means: the ratio of variances in each volume, or twice that "
+        "as in the paper's data (exact)",
     )
     subtomograms.add_argument(
         "--jobs", type=int, metavar="N", help="threads (default: one a core)"
@@ -151,7 +185,7 @@ def _make_subtomograms(output: str, given: dict[str, Any]) -> str:
     if "preset" in given:
         folder = given.pop("structures", None)
         parameters |= simulation_preset(given.pop("preset"), structures=folder)
-    parameters |= _renamed(given)
+    parameters |= _renamed(_with_microscope(given, parameters))
     path = write_subtomograms(
         output,
         clean=clean,
@@ -169,6 +203,12 @@ def _make_tomogram(output: str, given: dict[str, Any]) -> str:
 
     _refuse(given, _ONLY_SUBTOMOGRAMS, "is for subtomograms, not for --tomogram")
     clean, overwrite = given.pop("clean", False), given.pop("overwrite", False)
+    if "n_particles" in given and "crowding" in given:
+        raise ValueError(
+            "--crowding and --n-particles both say how many complexes there are; "
+            "expected one of them."
+        )
+    given = _with_microscope(given, {})
     # Before the work is done.
     check_output(output, TOMOGRAM_FILES, overwrite)
     parameters = _renamed(_DEFAULTS | given)
@@ -178,6 +218,35 @@ def _make_tomogram(output: str, given: dict[str, Any]) -> str:
         f"A tomogram with {len(tomogram.target)} complexes and {path.name} are in "
         f"{output}."
     )
+
+
+def _with_microscope(given: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Replace the options of the optics by a microscope, based on that of a preset."""
+    from sksubtomo.datasets import Microscope
+
+    rest = dict(given)
+    no_optics, defocus = rest.pop("no_optics", False), rest.pop("defocus", None)
+    if no_optics and defocus is not None:
+        raise ValueError("--defocus is a part of the optics, and not for --no-optics.")
+    if no_optics:
+        rest["microscope"] = None
+    elif defocus is not None:
+        microscope = base.get("microscope") or Microscope()
+        rest["microscope"] = replace(microscope, defocus=defocus)
+    return rest
+
+
+def _tilt_axis(text: str) -> str | float:
+    return text if text in ("x", "y") else float(text)
+
+
+def _tilt_step(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+# What argparse calls them in its messages.
+_tilt_axis.__name__ = "tilt axis"
+_tilt_step.__name__ = "tilt step"
 
 
 def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -256,3 +256,23 @@ def seed_sequence(
         f"random_state={random_state!r} of type {type(random_state).__name__}; "
         "expected an int, a RandomState, a Generator or None."
     )
+
+
+def as_seed(entropy: int | Sequence[int] | None) -> int:
+    """Return the int that makes the same seeds as a root does.
+
+    Parameters
+    ----------
+    entropy : int or sequence of int
+        The entropy of a `seed_sequence`.
+
+    Returns
+    -------
+    int
+        What to give as `random_state`.
+    """
+    if isinstance(entropy, Sequence):
+        # NumPy itself cuts an int into words of 32 bits, the lowest first.
+        return sum(int(word) << (32 * index) for index, word in enumerate(entropy))
+    assert entropy is not None
+    return int(entropy)

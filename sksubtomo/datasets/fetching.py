@@ -91,7 +91,7 @@ def fetch_structure(
         )
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"sha256={sha256!r}; expected 64 hexadecimal digits.")
-    path = (_cache_folder() if folder is None else Path(folder)) / f"{name}.cif.gz"
+    path = cached_path(name, folder)
     if not path.exists():
         url = _URL.format(group=name[1:3], id=name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,25 @@ def fetch_structure(
             "revised the entry; delete the file to download it again."
         )
     return path
+
+
+def cached_path(pdb_id: str, folder: str | Path | None = None) -> Path:
+    """Return where the download of an entry is kept, be it there or not.
+
+    Parameters
+    ----------
+    pdb_id : str
+        Id of the entry.
+    folder : str, Path or None, default=None
+        The cache, as for `fetch_structure`.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    cache = _cache_folder() if folder is None else Path(folder)
+    return cache / f"{pdb_id.lower()}.cif.gz"
 
 
 def _cache_folder() -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import constants, fft
 
-from sksubtomo.datasets._checks import check_number, check_positive
+from sksubtomo.datasets._checks import check_fraction, check_number, check_positive
 
 TiltAxis = Literal["x", "y"] | float
 
@@ -196,6 +196,14 @@ def draw_density(
         nearest voxel centres by trilinear weights, which keeps the mass and the centre
         of mass; points beyond the outermost voxel centres are left out.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, if a coordinate is not finite or if `voxel_size` is not
+        positive.
+    TypeError
+        If `voxel_size` is not a number.
+
     Examples
     --------
     >>> import numpy as np
@@ -205,6 +213,21 @@ def draw_density(
     array([0., 5., 5.], dtype=float32)
     """
     shape = _shape(shape)
+    check_positive("voxel_size", voxel_size, "angstroms")
+    coordinates = np.asarray(coordinates, dtype=np.float64)
+    masses = np.asarray(masses, dtype=np.float64)
+    if coordinates.ndim != 2 or coordinates.shape[1] != 3:
+        raise ValueError(
+            f"coordinates have shape {coordinates.shape}; expected (n, 3), columns z, "
+            "y, x."
+        )
+    if masses.shape != (len(coordinates),):
+        raise ValueError(
+            f"masses have shape {masses.shape}; expected ({len(coordinates)},), one "
+            "for each row of coordinates."
+        )
+    if not np.isfinite(coordinates).all():
+        raise ValueError("coordinates hold NaN or infinity; expected angstroms.")
     last = np.array(shape) - 1
     position = coordinates / voxel_size + last / 2
     inside = ((position >= 0) & (position <= last)).all(axis=1)
@@ -251,6 +274,13 @@ def gaussian_transfer(
     ndarray of shape (depth, height, width // 2 + 1)
         Real factors in the layout of `scipy.fft.rfftn`, 1 at frequency zero.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    TypeError
+        If a parameter is of a wrong type.
+
     Notes
     -----
     `draw_density` itself blurs by a linear kernel of variance 1/6 squared voxel, which
@@ -263,6 +293,8 @@ def gaussian_transfer(
     >>> gaussian_transfer(16, voxel_size=10.0, resolution=20.0).shape
     (16, 16, 9)
     """
+    voxel_size = check_positive("voxel_size", voxel_size, "angstroms")
+    resolution = check_positive("resolution", resolution, "angstroms")
     variance = (resolution / voxel_size) ** 2 / (2 * np.pi**2) - _LINEAR_KERNEL_VARIANCE
     exponent = -2 * np.pi**2 * max(variance, 0.0)
     along_z, along_y, along_x = (
@@ -293,6 +325,11 @@ def contrast_transfer(
         as in the densities of this package: positive at low frequencies for underfocus.
         Raw images, in which protein is dark, have the opposite sign, as in [1]_.
 
+    Raises
+    ------
+    TypeError
+        If `microscope` is no `Microscope`.
+
     References
     ----------
     .. [1] Rohou, A. and Grigorieff, N. (2015). CTFFIND4: Fast and accurate defocus
@@ -304,6 +341,11 @@ def contrast_transfer(
     >>> contrast_transfer([0.0, 0.01], Microscope(defocus=5.0)).round(2)
     array([0.07, 0.37])
     """
+    if not isinstance(microscope, Microscope):
+        raise TypeError(
+            f"microscope={microscope!r} of type {type(microscope).__name__}; expected "
+            "a Microscope."
+        )
     squared = np.square(np.asarray(frequency, dtype=np.float64))
     defocus = microscope.defocus * 1e4
     aberration = microscope.spherical_aberration * 1e7
@@ -331,6 +373,13 @@ def envelope(frequency: ArrayLike, b_factor: float) -> NDArray[np.float64]:
     ndarray of the shape of `frequency`
         ``exp(-b_factor f^2 / 4)``.
 
+    Raises
+    ------
+    ValueError
+        If `b_factor` is negative or not finite.
+    TypeError
+        If `b_factor` is not a number.
+
     References
     ----------
     .. [1] Rosenthal, P. B. and Henderson, R. (2003). Optimal determination of particle
@@ -343,6 +392,7 @@ def envelope(frequency: ArrayLike, b_factor: float) -> NDArray[np.float64]:
     >>> envelope([0.0, 0.1], 400.0).round(3)
     array([1.   , 0.368])
     """
+    check_number("b_factor", b_factor, *_MICROSCOPE_RANGES["b_factor"])
     squared = np.square(np.asarray(frequency, dtype=np.float64))
     decay: NDArray[np.float64] = np.exp(-0.25 * b_factor * squared)
     return decay
@@ -356,7 +406,8 @@ def detector_mtf(frequency: ArrayLike, pixel_size: float) -> NDArray[np.float64]
     frequency : array-like
         Spatial frequency in 1/angstrom, of any shape.
     pixel_size : float
-        Size of a detector pixel at the specimen, in angstroms.
+        Size of a detector pixel at the specimen, in angstroms; 0 for a perfect
+        detector.
 
     Returns
     -------
@@ -364,6 +415,13 @@ def detector_mtf(frequency: ArrayLike, pixel_size: float) -> NDArray[np.float64]
         ``sin(x) / x`` with ``x = pi f pixel_size``, which is 2 / pi at the pixel's
         Nyquist frequency: each electron is counted in the square that it falls into.
         Electron-counting detectors come close to it; integrating ones stay below [1]_.
+
+    Raises
+    ------
+    ValueError
+        If `pixel_size` is negative or not finite.
+    TypeError
+        If `pixel_size` is not a number.
 
     References
     ----------
@@ -377,6 +435,12 @@ def detector_mtf(frequency: ArrayLike, pixel_size: float) -> NDArray[np.float64]
     >>> detector_mtf([0.0, 0.05], 10.0).round(3)
     array([1.   , 0.637])
     """
+    check_number(
+        "pixel_size",
+        pixel_size,
+        lambda size: 0 <= size < np.inf,
+        "a number of angstroms that is not negative",
+    )
     modulation: NDArray[np.float64] = np.sinc(
         np.asarray(frequency, dtype=np.float64) * pixel_size
     )
@@ -393,7 +457,8 @@ def tilt_angles(
     tilt_range : (float, float)
         Smallest and largest tilt in degrees, within [-90, 90].
     tilt_step : float
-        Degrees between tilts.
+        Degrees between tilts. A step wider than the range leaves the smallest tilt
+        alone, a single central slice.
 
     Returns
     -------
@@ -735,6 +800,10 @@ def apply_transfer(
     ValueError
         If the shapes do not fit.
     """
+    if volume.ndim != 3:
+        raise ValueError(
+            f"volume has shape {volume.shape}; expected depth, height and width."
+        )
     expected = (*volume.shape[:-1], volume.shape[-1] // 2 + 1)
     if transfer.shape != expected:
         raise ValueError(
@@ -771,6 +840,11 @@ def crop_center(
         If the volume has no central part of that shape.
     """
     sides = _sides(shape)
+    if len(sides) != volume.ndim:
+        raise ValueError(
+            f"shape={shape!r} does not fit a volume of shape {volume.shape}; expected "
+            "the side of a cube, or depth, height and width."
+        )
     margins = [outer - inner for outer, inner in zip(volume.shape, sides, strict=True)]
     if any(margin < 0 or margin % 2 for margin in margins) or min(sides) < 1:
         raise ValueError(
@@ -814,8 +888,17 @@ def noise_transfer(
     Raises
     ------
     ValueError
-        If a transfer volume that is needed lets nothing pass.
+        If shapes do not fit, if `structural_noise` is out of range, or if a transfer
+        volume that is needed lets nothing pass.
+    TypeError
+        If `structural_noise` is not a number.
     """
+    structural_noise = check_fraction("structural_noise", structural_noise)
+    if detector.shape != structural.shape:
+        raise ValueError(
+            f"detector has shape {detector.shape}; expected that of structural, "
+            f"{structural.shape}."
+        )
     power = np.zeros(structural.shape, dtype=np.float32)
     for name, part, share in (
         ("structural", structural, structural_noise),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sksubtomo.datasets.fetching import fetch_structure
+from sksubtomo.datasets.fetching import cached_path, fetch_structure
 from sksubtomo.datasets.imaging import Microscope
 from sksubtomo.datasets.structures import (
     Structure,
@@ -91,7 +91,7 @@ def simulation_preset(
         raise ValueError(f"name={name!r}; expected one of {', '.join(PRESETS)}.")
     ids = PRESETS[name]
     found = {} if structures is None else _files_by_id(structures, ids)
-    paths = [found.get(i) or fetch_structure(i, folder=cache) for i in ids]
+    paths = [found.get(i) or _fetch(i, ids, found, structures, cache) for i in ids]
     classes: list[Structure] = [
         load_structure(path, name=i) for i, path in zip(ids, paths, strict=True)
     ]
@@ -111,6 +111,29 @@ def simulation_preset(
         "convention": "liu2020",
         "low_pass": 4 * voxel_size,
     }
+
+
+def _fetch(
+    pdb_id: str,
+    ids: tuple[str, ...],
+    found: dict[str, Path],
+    folder: str | Path | None,
+    cache: str | Path | None,
+) -> Path:
+    """Download an entry; where that fails, say which other files are missing, too."""
+    try:
+        return fetch_structure(pdb_id, folder=cache)
+    except OSError as error:
+        missing = [
+            i for i in ids if i not in found and not cached_path(i, cache).exists()
+        ]
+        place = "a folder given as structures" if folder is None else str(folder)
+        raise OSError(
+            f"{len(missing)} of {len(ids)} structures are missing: "
+            f"{', '.join(missing)}. Files of these names in {place}, such as "
+            f"{missing[0] if missing else pdb_id}.cif.gz or .pdb, would do. The "
+            f"download failed: {error}"
+        ) from error
 
 
 def _files_by_id(folder: str | Path, ids: tuple[str, ...]) -> dict[str, Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -15,6 +16,7 @@ from scipy import fft
 from sklearn.utils import Bunch, gen_batches
 
 from sksubtomo.datasets._checks import (
+    as_seed,
     check_crowding,
     check_fraction,
     check_integer,
@@ -130,20 +132,27 @@ class SubtomogramSimulator:
     voxel_size : float, default=None
         Voxel size in angstroms. None means the smallest at which the largest structure
         fits into the volume wherever it is shifted and turned: twice its bounding
-        radius is ``size * (1 - 2 * max_shift)`` voxels.
+        radius is ``size * (1 - 2 * max_shift)`` voxels. So tight a box shows little of
+        the neighbours: of the phantoms' 6 % lie inside and make up 20 % of its mass, at
+        10 A and 32 voxels 38 % and 60 %.
     resolution : float, default=None
         Resolution in angstroms, the inverse of the frequency at which amplitudes fall
-        to 1/e. None means two voxels. Finer than 1.8 voxels has no effect.
+        to 1/e. None means two voxels, the finest that the grid can show (Nyquist).
+        Finer than 1.8 voxels has no effect. The paper's data have one voxel, 10 A [1]_.
     snr : float, default=0.1
         Signal-to-noise ratio: the variance of the clean volume, neighbours included,
         over the variance of the noise, exact for each volume. ``inf`` means no noise.
+        The default is a choice; the paper has inf, 0.05 and 0.03, by another definition
+        (`convention`).
     n_neighbors : int, default=4
         Number of complexes packed around the target (`place_neighbors`), drawn from all
-        classes. The default is that of the paper's data [1]_.
+        classes. The default is that of the paper's data [1]_. How much of them is in
+        the picture depends on `voxel_size` and `crowding`.
     max_shift : float, default=0.1
         The target's centre of mass lies off the centre of the volume by a shift that is
         uniform within this fraction of the side in either direction of each axis. Less
-        than 0.5.
+        than 0.5. The default is a choice, 3 of 32 voxels: a larger one needs a larger
+        box. The paper's data have 8 of 32 [1]_, which cuts large structures off.
     tilt_range : (float, float), default=(-60.0, 60.0)
         Smallest and largest tilt in degrees. Coefficients outside the range are missing
         (`missing_wedge_mask`); (-90, 90) measures all. The default is that of the
@@ -155,10 +164,13 @@ class SubtomogramSimulator:
         others each time and leaves NumPy's global generator alone.
     crowding : float, default=0.5
         How densely the neighbours are packed, in (0, 1]; at 1 they touch the target or
-        each other (`place_neighbors`).
+        each other (`place_neighbors`). The default is a choice without a source. With
+        the default `voxel_size` it shows 6 % of the phantoms' neighbours and 1 shows
+        26 %, half of the mass in the box: for crowded pictures give ``crowding=1`` or
+        ``voxel_size=10``.
     tilt_step : float, default=3.0
-        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`). None means
-        a continuum of tilts.
+        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`); at most the
+        width of the range. None means a continuum of tilts.
     tilt_axis : "x", "y" or float, default="y"
         The tilt axis, or its angle from the y axis in degrees (`missing_wedge_mask`).
         The beam runs along z.
@@ -212,6 +224,11 @@ class SubtomogramSimulator:
         If a parameter is of a wrong type.
     FileNotFoundError
         If a file or folder does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If the largest structure does not fit into the volume.
 
     See Also
     --------
@@ -275,7 +292,7 @@ class SubtomogramSimulator:
         self.tilt_range = check_tilt_range(tilt_range)
         check_tilt_axis(tilt_axis)
         self.tilt_axis = tilt_axis
-        self.tilt_step = check_optional("tilt_step", tilt_step, "degrees")
+        self.tilt_step = _check_tilt_step(tilt_step, self.tilt_range)
         self.low_pass = check_optional("low_pass", low_pass, "angstroms")
         voxel_size = check_optional("voxel_size", voxel_size, "angstroms")
         resolution = check_optional("resolution", resolution, "angstroms")
@@ -285,6 +302,7 @@ class SubtomogramSimulator:
                 f"convention={convention!r}; expected 'exact' or 'liu2020'."
             )
         self.convention = convention
+        self.shuffle = bool(shuffle)
         self._entropy = seed_sequence(random_state).entropy
         self.structures = resolve_structures(structures)
 
@@ -297,6 +315,7 @@ class SubtomogramSimulator:
                     "point; expected a number of angstroms."
                 )
         self.voxel_size = voxel_size
+        self._warn_of_large_structures(radii)
         self.resolution = 2 * voxel_size if resolution is None else resolution
 
         cell = self.voxel_size / POINTS_PER_VOXEL
@@ -335,6 +354,13 @@ class SubtomogramSimulator:
             target, rank = target[order], rank[order]
         self.target = target
         self._rank = rank
+
+    def __repr__(self) -> str:
+        return (
+            f"SubtomogramSimulator({len(self.structures)} classes x {self.n_per_class} "
+            f"volumes of {self.size}^3 voxels of {self.voxel_size:.4g} A, "
+            f"snr={self.snr:g}, n_neighbors={self.n_neighbors})"
+        )
 
     @property
     def n_subtomograms(self) -> int:  # numpydoc ignore=RT01
@@ -385,6 +411,42 @@ class SubtomogramSimulator:
         return "\n".join(lines) + "\n"
 
     @property
+    def parameters(self) -> dict[str, Any]:  # numpydoc ignore=RT01
+        """The parameters that make the same volumes, but for the structures."""
+        return {
+            "n_per_class": self.n_per_class,
+            "size": self.size,
+            "voxel_size": self.voxel_size,
+            "resolution": self.resolution,
+            "snr": self.snr,
+            "n_neighbors": self.n_neighbors,
+            "max_shift": self.max_shift,
+            "tilt_range": self.tilt_range,
+            "shuffle": self.shuffle,
+            "random_state": as_seed(self._entropy),
+            "crowding": self.crowding,
+            "tilt_step": self.tilt_step,
+            "tilt_axis": self.tilt_axis,
+            "microscope": self.microscope,
+            "structural_noise": self.structural_noise,
+            "convention": self.convention,
+            "low_pass": self.low_pass,
+        }
+
+    def _warn_of_large_structures(self, radii: NDArray[np.float64]) -> None:
+        largest = int(radii.argmax())
+        diameter, side = 2 * float(radii[largest]), self.size * self.voxel_size
+        # What voxel_size=None derives fits by its own definition, up to rounding.
+        if diameter > side * (1 + 1e-9):
+            warnings.warn(
+                f"{self.structures[largest].name!r}, which is up to {diameter:.4g} A "
+                f"across, does not fit into volumes of {self.size} voxels of "
+                f"{self.voxel_size:.4g} A, {side:.4g} A; expected a larger size or "
+                "voxel_size, or voxel_size=None.",
+                stacklevel=3,
+            )
+
+    @property
     def _variance_ratio(self) -> float:
         return self.snr / 2 if self.convention == "liu2020" else self.snr
 
@@ -396,7 +458,8 @@ class SubtomogramSimulator:
         Parameters
         ----------
         rows : array-like of int, range, slice or None, default=None
-            Indices of the volumes in the data set; None means all.
+            Indices of the volumes in the data set; negative ones count from its end.
+            None means all.
         clean : bool, default=False
             Whether to return the volumes without noise as well.
 
@@ -409,15 +472,16 @@ class SubtomogramSimulator:
         ------
         IndexError
             If there is no such row.
+        TypeError
+            If `rows` is anything else, such as a single number.
         ValueError
             If a volume shows nothing but constant density.
         """
         index = np.arange(self.n_subtomograms)
-        if rows is not None:
-            wanted = rows if isinstance(rows, slice) else np.asarray(rows)
-            if isinstance(wanted, np.ndarray) and not wanted.size:
-                wanted = wanted.astype(np.intp)
-            index = index[wanted]
+        if isinstance(rows, slice):
+            index = index[rows]
+        elif rows is not None:
+            index = index[_check_rows(rows, len(index))]
         chunk = self._empty(index, clean)
         self._fill(index, chunk)
         return chunk
@@ -603,20 +667,27 @@ def make_subtomograms(
     voxel_size : float, default=None
         Voxel size in angstroms. None means the smallest at which the largest structure
         fits into the volume wherever it is shifted and turned: twice its bounding
-        radius is ``size * (1 - 2 * max_shift)`` voxels.
+        radius is ``size * (1 - 2 * max_shift)`` voxels. So tight a box shows little of
+        the neighbours: of the phantoms' 6 % lie inside and make up 20 % of its mass, at
+        10 A and 32 voxels 38 % and 60 %.
     resolution : float, default=None
         Resolution in angstroms, the inverse of the frequency at which amplitudes fall
-        to 1/e. None means two voxels. Finer than 1.8 voxels has no effect.
+        to 1/e. None means two voxels, the finest that the grid can show (Nyquist).
+        Finer than 1.8 voxels has no effect. The paper's data have one voxel, 10 A [1]_.
     snr : float, default=0.1
         Signal-to-noise ratio: the variance of the clean volume, neighbours included,
         over the variance of the noise, exact for each volume. ``inf`` means no noise.
+        The default is a choice; the paper has inf, 0.05 and 0.03, by another definition
+        (`convention`).
     n_neighbors : int, default=4
         Number of complexes packed around the target (`place_neighbors`), drawn from all
-        classes. The default is that of the paper's data [1]_.
+        classes. The default is that of the paper's data [1]_. How much of them is in
+        the picture depends on `voxel_size` and `crowding`.
     max_shift : float, default=0.1
         The target's centre of mass lies off the centre of the volume by a shift that is
         uniform within this fraction of the side in either direction of each axis. Less
-        than 0.5.
+        than 0.5. The default is a choice, 3 of 32 voxels: a larger one needs a larger
+        box. The paper's data have 8 of 32 [1]_, which cuts large structures off.
     tilt_range : (float, float), default=(-60.0, 60.0)
         Smallest and largest tilt in degrees. Coefficients outside the range are missing
         (`missing_wedge_mask`); (-90, 90) measures all. The default is that of the
@@ -632,10 +703,13 @@ def make_subtomograms(
         Whether to return ``(data, target)`` instead of a Bunch.
     crowding : float, default=0.5
         How densely the neighbours are packed, in (0, 1]; at 1 they touch the target or
-        each other (`place_neighbors`).
+        each other (`place_neighbors`). The default is a choice without a source. With
+        the default `voxel_size` it shows 6 % of the phantoms' neighbours and 1 shows
+        26 %, half of the mass in the box: for crowded pictures give ``crowding=1`` or
+        ``voxel_size=10``.
     tilt_step : float, default=3.0
-        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`). None means
-        a continuum of tilts.
+        Degrees between tilts, as is usual at present [2]_ (`tilt_weights`); at most the
+        width of the range. None means a continuum of tilts.
     tilt_axis : "x", "y" or float, default="y"
         The tilt axis, or its angle from the y axis in degrees (`missing_wedge_mask`).
         The beam runs along z.
@@ -702,6 +776,11 @@ def make_subtomograms(
         If a parameter is of a wrong type.
     FileNotFoundError
         If a file or folder does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If the largest structure does not fit into the volume.
 
     See Also
     --------
@@ -786,6 +865,37 @@ def make_subtomograms(
     if return_clean:
         bunch.clean = whole.clean
     return bunch
+
+
+def _check_tilt_step(tilt_step: Any, tilt_range: tuple[float, float]) -> float | None:
+    step = check_optional("tilt_step", tilt_step, "degrees")
+    width = tilt_range[1] - tilt_range[0]
+    if step is not None and step > width:
+        raise ValueError(
+            f"tilt_step={tilt_step!r} leaves a single tilt of tilt_range={tilt_range}; "
+            f"expected at most {width:g} degrees, or None."
+        )
+    return step
+
+
+def _check_rows(rows: ArrayLike, n: int) -> NDArray[Any]:
+    """Return indices, or a mask, of some of n rows."""
+    expected = "a list of row numbers, a range, a slice or None"
+    wanted = np.asarray(rows)
+    if wanted.ndim != 1:
+        raise TypeError(f"rows={rows!r}; expected {expected}.")
+    if not wanted.size:
+        return wanted.astype(np.intp)
+    if wanted.dtype == bool:
+        if len(wanted) != n:
+            raise IndexError(f"rows is a mask of {len(wanted)} rows; expected {n}.")
+        return wanted
+    if not np.issubdtype(wanted.dtype, np.integer):
+        raise TypeError(f"rows are of type {wanted.dtype}; expected {expected}.")
+    absent = wanted[(wanted < -n) | (wanted >= n)]
+    if absent.size:
+        raise IndexError(f"rows: there is no row {absent[0]}; expected 0 to {n - 1}.")
+    return wanted
 
 
 def _scene_size(size: int) -> int:

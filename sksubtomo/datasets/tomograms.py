@@ -13,6 +13,7 @@ from scipy import fft
 from sklearn.utils import Bunch
 
 from sksubtomo.datasets._checks import (
+    as_seed,
     check_crowding,
     check_fraction,
     check_integer,
@@ -27,6 +28,8 @@ from sksubtomo.datasets.imaging import (
     TiltAxis,
     add_noise,
     apply_transfer,
+    check_tilt_axis,
+    check_tilt_range,
     crop_center,
     draw_density,
     filtered_noise,
@@ -89,7 +92,7 @@ def make_tomogram(
         Density of the bounding spheres relative to random close packing, in which they
         fill 0.64 of the volume [1]_. Up to about 0.8 can be packed in a thick tomogram,
         0.7 in one that is as thin as two complexes. Has no effect if `n_particles` is
-        given.
+        given. The default is a choice: bounding spheres that fill 19 % of the volume.
     snr : float, default=0.1
         Signal-to-noise ratio: the variance of the clean tomogram over the variance of
         the noise. ``inf`` means no noise.
@@ -141,6 +144,8 @@ def make_tomogram(
             The optics.
         structures : list of Structure
             The structure of each class.
+        parameters : dict
+            The parameters that make the same tomogram, but for the structures.
         DESCR : str
             A description of the tomogram.
 
@@ -193,8 +198,26 @@ def make_tomogram(
     structural_noise = check_fraction("structural_noise", structural_noise)
     snr = check_snr(snr)
     classes = resolve_structures(structures)
-    seeds = seed_sequence(random_state).spawn(4)
-    class_rng, place_rng, pose_rng, noise_rng = map(np.random.default_rng, seeds)
+    tilt_range = check_tilt_range(tilt_range)
+    check_tilt_axis(tilt_axis)
+    root = seed_sequence(random_state)
+    class_rng, place_rng, pose_rng, noise_rng = map(
+        np.random.default_rng, root.spawn(4)
+    )
+    parameters = {
+        "n_particles": n_particles,
+        "shape": shape,
+        "voxel_size": voxel_size,
+        "resolution": resolution,
+        "crowding": crowding,
+        "snr": snr,
+        "tilt_range": tilt_range,
+        "tilt_axis": tilt_axis,
+        "microscope": microscope,
+        "structural_noise": structural_noise,
+        "random_state": as_seed(root.entropy),
+        "low_pass": low_pass,
+    }
 
     cell = voxel_size / POINTS_PER_VOXEL
     class_radii = np.array([max(structure.radius, cell) for structure in classes])
@@ -263,6 +286,7 @@ def make_tomogram(
         resolution=resolution,
         microscope=microscope,
         structures=classes,
+        parameters=parameters,
         DESCR=_describe(classes, target, shape, voxel_size, resolution, snr),
     )
     if return_clean:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch, gen_batches
 from tqdm import tqdm
 
+from sksubtomo._files import write_text
+from sksubtomo._version import __version__
 from sksubtomo.datasets.imaging import Microscope
+from sksubtomo.datasets.structures import Structure
 from sksubtomo.datasets.subtomograms import SimulatedChunk, SubtomogramSimulator
 from sksubtomo.io.mrc import VolumeStackWriter, write_volume
 from sksubtomo.io.particles import euler_angles, write_particles
@@ -28,11 +34,14 @@ _CHUNK_VOXELS = 16 * 32**3
 # Chunks that are waiting or being made, for each worker.
 _CHUNKS_PER_JOB = 4
 
-_STACK, _CLEAN, _PARTICLES = "subtomograms.mrc", "clean.mrc", "particles.star"
-_TOMOGRAM = "tomogram.mrc"
+# Seconds to wait for a chunk that is being made when a run is interrupted.
+_PATIENCE = 5.0
 
-SUBTOMOGRAM_FILES = (_STACK, _CLEAN, _PARTICLES)
-TOMOGRAM_FILES = (_TOMOGRAM, _CLEAN, _PARTICLES)
+_STACK, _CLEAN, _PARTICLES = "subtomograms.mrc", "clean.mrc", "particles.star"
+_TOMOGRAM, _SETTINGS = "tomogram.mrc", "simulation.json"
+
+SUBTOMOGRAM_FILES = (_STACK, _CLEAN, _SETTINGS, _PARTICLES)
+TOMOGRAM_FILES = (_TOMOGRAM, _CLEAN, _SETTINGS, _PARTICLES)
 """The files of a set; the last one says that the set is complete."""
 
 
@@ -59,7 +68,8 @@ def write_subtomograms(
     clean : bool, default=False
         Whether to write the volumes without noise as a second stack.
     overwrite : bool, default=False
-        Whether to replace the files of an earlier data set in the folder.
+        Whether to replace the files of an earlier data set in the folder. A tomogram's
+        are never replaced.
     n_jobs : int, default=None
         Number of workers, as for joblib: threads, unless `joblib.parallel_config` says
         otherwise. The files are the same for any number and either kind.
@@ -77,9 +87,11 @@ def write_subtomograms(
     Raises
     ------
     FileExistsError
-        If there are such files already and `overwrite` is False.
+        If there are such files already and `overwrite` is False, or if the folder holds
+        a tomogram.
     ValueError
-        If a parameter is out of range.
+        If a parameter is out of range, or if the name of a class has a comma, which
+        separates neighbours.
     TypeError
         If a parameter is of a wrong type or unknown.
     OSError
@@ -103,8 +115,13 @@ def write_subtomograms(
         ``000001@subtomograms.mrc``; ``rlnClassNumber``, from 1 in the order of
         ``target_names``, and ``sksubtomoClass``, its name; ``rlnAngleRot``,
         ``rlnAngleTilt`` and ``rlnAnglePsi`` in degrees; ``rlnOriginXAngst`` and so on
-        in angstroms; and ``sksubtomoNeighbors``, the names of the complexes around the
-        target, separated by commas.
+        in angstroms; ``rlnDefocusU`` and ``rlnDefocusV`` in angstroms and
+        ``rlnDefocusAngle``, unless there is no microscope; and ``sksubtomoNeighbors``,
+        the names of the complexes around the target, separated by commas.
+    ``simulation.json``
+        All parameters, of which ``random_state`` is an int that makes the same volumes
+        whatever was given; name, mass (daltons) and radius (angstroms) of each
+        structure; and the version of this package. An infinite ``snr`` is ``"inf"``.
 
     Angles and shifts follow RELION: the angles turn the volume back to the structure,
     and the shift is the one that moves the target to the centre, which RELION has at
@@ -127,6 +144,7 @@ def write_subtomograms(
     """
     check_output(output, SUBTOMOGRAM_FILES, overwrite)
     simulator = SubtomogramSimulator(n_per_class, **parameters)
+    _check_names(simulator)
     n, size = simulator.n_subtomograms, simulator.size
     with (
         _staged(output, SUBTOMOGRAM_FILES) as folder,
@@ -149,6 +167,12 @@ def write_subtomograms(
                 writer.write(volumes)
             _write_rows(folder / _PARTICLES, simulator, rows, chunk)
             bar.update(len(chunk.volumes))
+        _write_settings(
+            folder / _SETTINGS,
+            "subtomograms",
+            simulator.parameters,
+            simulator.structures,
+        )
     return Path(output) / _PARTICLES
 
 
@@ -164,7 +188,8 @@ def write_tomogram(
     tomogram : Bunch
         What `make_tomogram` returned.
     overwrite : bool, default=False
-        Whether to replace the files of an earlier tomogram in the folder.
+        Whether to replace the files of an earlier tomogram in the folder. Those of
+        subtomograms are never replaced.
 
     Returns
     -------
@@ -174,7 +199,8 @@ def write_tomogram(
     Raises
     ------
     FileExistsError
-        If there are such files already and `overwrite` is False.
+        If there are such files already and `overwrite` is False, or if the folder holds
+        subtomograms.
     OSError
         If the folder cannot be written.
 
@@ -188,8 +214,9 @@ def write_tomogram(
     tomogram without noise, both as MRC volumes with the voxel size; and
     ``particles.star`` with one row a complex: ``rlnTomoName``; ``rlnCoordinateX`` and
     so on in voxels, 0 at the centre of the first; ``rlnClassNumber``,
-    ``sksubtomoClass`` and the angles as `write_subtomograms` has them; and
-    ``sksubtomoRadius``, the radius of the bounding sphere in angstroms.
+    ``sksubtomoClass``, the angles and the defocus as `write_subtomograms` has them; and
+    ``sksubtomoRadius``, the radius of the bounding sphere in angstroms. And it gets
+    ``simulation.json`` with all parameters, as `write_subtomograms` has it.
 
     Examples
     --------
@@ -215,10 +242,14 @@ def write_tomogram(
         columns["rlnClassNumber"] = tomogram.target + 1
         columns["sksubtomoClass"] = tomogram.target_names[tomogram.target]
         columns |= _angle_columns(tomogram.rotations)
+        columns |= _defocus_columns(tomogram.microscope, len(tomogram.target))
         columns["sksubtomoRadius"] = tomogram.radii.round(2)
         optics = {"rlnTomoTiltSeriesPixelSize": tomogram.voxel_size}
         write_particles(
             folder / _PARTICLES, columns, optics=optics | _optics(tomogram.microscope)
+        )
+        _write_settings(
+            folder / _SETTINGS, "tomogram", tomogram.parameters, tomogram.structures
         )
     return Path(output) / _PARTICLES
 
@@ -241,6 +272,7 @@ def _write_rows(
     origins = -(chunk.shifts + ((size - 1) / 2 - size // 2) * voxel_size)
     for axis, values in zip("XYZ", origins.T[::-1], strict=True):
         columns[f"rlnOrigin{axis}Angst"] = values.round(4)
+    columns |= _defocus_columns(simulator.microscope, len(chunk.target))
     if simulator.n_neighbors:
         columns["sksubtomoNeighbors"] = [
             ",".join(row) for row in names[chunk.neighbors]
@@ -267,7 +299,10 @@ def _simulate_in_order(
     # A window of chunks at a time: joblib's own generator goes on working whether its
     # results are taken or not, and complains if it is left before its end.
     n_chunks = _CHUNKS_PER_JOB * effective_n_jobs(n_jobs)
-    with Parallel(n_jobs=n_jobs, prefer="threads") as parallel:
+    with (
+        _waiting_for_threads(),
+        Parallel(n_jobs=n_jobs, prefer="threads") as parallel,
+    ):
         for window in gen_batches(len(batches), n_chunks):
             chunks = parallel(
                 delayed(simulator.simulate)(rows, clean=clean)
@@ -276,6 +311,22 @@ def _simulate_in_order(
             for rows in batches[window]:
                 # What has been written goes before the next window comes.
                 yield rows, chunks.pop(0)
+
+
+@contextlib.contextmanager
+def _waiting_for_threads() -> Iterator[None]:
+    """Let threads that were started inside end before an interruption goes on.
+
+    joblib leaves them to themselves, and Python aborts if it ends while one of them is
+    in compiled code.
+    """
+    earlier = set(threading.enumerate())
+    try:
+        yield
+    except BaseException:
+        for thread in set(threading.enumerate()) - earlier:
+            thread.join(_PATIENCE)
+        raise
 
 
 def check_output(output: str | Path, names: Sequence[str], overwrite: bool) -> None:
@@ -295,11 +346,19 @@ def check_output(output: str | Path, names: Sequence[str], overwrite: bool) -> N
     NotADirectoryError
         If it is a file.
     FileExistsError
-        If there are such files and `overwrite` is False.
+        If there are such files and `overwrite` is False, or if there is data of the
+        other kind.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file; expected a folder.")
+    # Both kinds have files of the same names, so that a folder cannot hold both.
+    for name in (_STACK, _TOMOGRAM):
+        if name not in names and (output / name).exists():
+            raise FileExistsError(
+                f"{output}: already holds {name}, data of the other kind; expected "
+                "another folder, whether to overwrite or not."
+            )
     existing = [name for name in names if (output / name).exists()]
     if existing and not overwrite:
         raise FileExistsError(
@@ -334,6 +393,62 @@ def _angle_columns(rotations: NDArray[np.float64]) -> dict[str, NDArray[np.float
     angles = euler_angles(rotations).round(4)
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     return dict(zip(names, angles.T, strict=True))
+
+
+def _defocus_columns(
+    microscope: Microscope | None, n: int
+) -> dict[str, NDArray[np.float64]]:
+    if microscope is None:
+        return {}
+    defocus = np.full(n, round(microscope.defocus * 1e4, 2))
+    return {
+        "rlnDefocusU": defocus,
+        "rlnDefocusV": defocus,
+        "rlnDefocusAngle": np.zeros(n),
+    }
+
+
+def _write_settings(
+    path: Path,
+    kind: str,
+    parameters: Mapping[str, Any],
+    structures: Sequence[Structure],
+) -> None:
+    """Write what was simulated, as JSON."""
+    plain: dict[str, Any] = {
+        # JSON has no infinity.
+        name: str(value) if isinstance(value, float) and np.isinf(value) else value
+        for name, value in parameters.items()
+    }
+    if plain["microscope"] is not None:
+        plain["microscope"] = asdict(plain["microscope"])
+    settings = {
+        "sksubtomo": __version__,
+        "kind": kind,
+        "parameters": plain,
+        "structures": [
+            {
+                "name": structure.name,
+                "mass": round(structure.mass, 2),
+                "radius": round(structure.radius, 3),
+                "description": structure.description,
+            }
+            for structure in structures
+        ],
+    }
+    # The numbers of NumPy become Python's.
+    text = json.dumps(settings, indent=2, ensure_ascii=False, default=float)
+    write_text(path, text + "\n")
+
+
+def _check_names(simulator: SubtomogramSimulator) -> None:
+    for name in simulator.target_names:
+        if simulator.n_neighbors and "," in name:
+            raise ValueError(
+                f"structures: the class {str(name)!r} has a comma in its name, which "
+                "separates neighbours in the STAR file; expected a name without, or "
+                "n_neighbors=0."
+            )
 
 
 def _optics(microscope: Microscope | None) -> dict[str, float]:

@@ -80,13 +80,14 @@ def stack_references(path: Path, n_volumes: int, prefix: str) -> list[Reference]
 
 @contextmanager
 def open_source(
-    path: Path, *, dataset: str | None = None, allow_image_stacks: bool = False
+    path: Path, *, dataset: str | None = None, **options: bool
 ) -> Iterator[tuple[Any, float | None]]:
     """Open the volumes of a file, whose format its suffix tells.
 
     Yields an array-like of shape (n, depth, height, width) and the voxel size. The
     array-like is a read-only memory map where the format allows; otherwise it reads
-    what it is indexed with, and only while it is open.
+    what it is indexed with, and only while it is open. The options are those of
+    `open_volumes`, for MRC files.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -104,7 +105,7 @@ def open_source(
     elif suffix == EM_SUFFIX:
         yield _check_volumes(path, _open_em(path)), None
     else:
-        volumes, voxel_size = open_volumes(path, allow_image_stacks=allow_image_stacks)
+        volumes, voxel_size = open_volumes(path, **options)
         yield _check_volumes(path, volumes), voxel_size
 
 
@@ -375,6 +376,8 @@ class Expected(NamedTuple):
     shape_origin: str = ""
     voxel_size: float | None = None
     voxel_size_origin: str = ""
+    widths: tuple[float, ...] = ()
+    widths_origin: str = ""
 
     def check(
         self, volume_shape: tuple[int, ...], voxel_size: float | None, name: str
@@ -385,6 +388,14 @@ class Expected(NamedTuple):
                 f"{name}: holds a volume of shape {volume_shape}; expected "
                 f"{self.volume_shape}, that of {self.shape_origin}."
             )
+        for width in self.widths:
+            if width != volume_shape[-1]:
+                raise ValueError(
+                    f"{name}: holds a volume of shape {volume_shape}; expected a width "
+                    f"of {width:g}, the rlnImageSize of {self.widths_origin}. If the "
+                    "volumes are right, give their voxel size, which that file may "
+                    "have wrong as well (voxel_size=, --voxel-size)."
+                )
         if contradicts(voxel_size, self.voxel_size):
             raise ValueError(
                 f"{name}: has a voxel size of {voxel_size:g} A; expected "
@@ -420,13 +431,16 @@ def gather(
     output: NDArray[np.float32] | None = None
     for path, rows in group_by_file(references).items():
         with open_source(
-            path, dataset=dataset, allow_image_stacks=allow_image_stacks
+            path,
+            dataset=dataset,
+            allow_image_stacks=allow_image_stacks,
+            ignore_voxel_size=ignore_voxel_size,
+            # All have the shape of the first: one warning says it.
+            warn_of_images=output is None,
         ) as (volumes, voxel_size):
             shape = tuple(volumes.shape[1 + axis] for axis in check_axes(axes))
             name = references[rows[0]].name
-            expected = expected.check(
-                shape, None if ignore_voxel_size else voxel_size, name
-            )
+            expected = expected.check(shape, voxel_size, name)
             if output is None:
                 whole = (len(references), *shape)
                 check_array(whole, np.float32, name)

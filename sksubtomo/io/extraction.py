@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -54,16 +55,19 @@ class Extraction:  # numpydoc ignore=PR02
     voxel_size : float
         Voxel size of the volumes in angstroms.
     dropped : list of str
-        Particles left out, because their boxes reach over the edge.
+        Particles left out, because their boxes reach over the edge of the tomogram,
+        while their centres are inside.
     padded : list of str
         Particles whose boxes were filled up.
     constant : list of str
         Particles whose boxes do not vary, such as in an empty margin.
     missing : dict of str to int
         How many particles were left out, by the names of their tomograms, which were
-        not among the several that were given.
+        not given.
     unused : list of str
         Files of the several tomograms that have no particle in the STAR file.
+    outside : list of str
+        Particles left out, because their centres are outside of the tomogram.
     """
 
     stack: Path
@@ -75,6 +79,7 @@ class Extraction:  # numpydoc ignore=PR02
     constant: list[str]
     missing: dict[str, int] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Tell in a few lines what was done.
@@ -82,7 +87,7 @@ class Extraction:  # numpydoc ignore=PR02
         Returns
         -------
         str
-            Numbers, files, and the names of the particles that were dropped or padded,
+            Numbers, files, and the names of the particles that were left out or padded,
             and of the tomograms that were not given.
         """
         lines = [
@@ -96,6 +101,13 @@ class Extraction:  # numpydoc ignore=PR02
         ):
             if names:
                 lines.append(f"{len(names)} {what}: {shorten(names)}.")
+        if self.outside:
+            lines.append(
+                f"{len(self.outside)} left out, with centres outside of the tomogram: "
+                f"{shorten(self.outside)}. If they belong inside, check the units of "
+                "the coordinates and the voxel sizes (--coordinate-units, "
+                "--coordinate-voxel-size, --voxel-size)."
+            )
         if self.missing:
             counts = [f"{name} ({n})" for name, n in self.missing.items()]
             lines.append(
@@ -170,7 +182,8 @@ def extract_subtomograms(
         Name of the tomogram in the STAR file, if one is given. None: if the STAR file
         names several tomograms, the one that the tomogram's file is called after
         (``TS_01``, ``TS_01.mrc``, ``rec_TS_01.mrc``, ``TS_01_10.00Apx.mrc``);
-        otherwise all particles. Several tomograms are always told by their files.
+        otherwise all particles, with a warning if the file is not called after the
+        one name there is. Several tomograms are always told by their files.
     allow_image_stacks : bool, default=False
         Take a file whose header says that it is a stack of images for a tomogram, see
         `open_volume`.
@@ -190,10 +203,18 @@ def extract_subtomograms(
         If there are subtomograms in the folder already.
     FileNotFoundError
         If a file does not exist.
+    NotADirectoryError
+        If `output` is a file, or would have to be in one.
     ValueError
         If a file cannot be read or is a stack of 2-D images, a voxel size is unknown
         or contradicts another, two files are of one tomogram, no particle is of these
         tomograms, no box lies in them, or a parameter is out of range.
+
+    Warns
+    -----
+    UserWarning
+        If the only tomogram is taken for the only one that the STAR file names, and is
+        not called after it.
 
     Notes
     -----
@@ -254,6 +275,7 @@ def extract_subtomograms(
     size, binning = _count("size", size), _count("binning", binning)
     if edge not in EDGES:
         raise ValueError(f"edge={edge!r}; expected 'drop' or 'pad'.")
+    check_folder(output)
     stack, star_path = output / STACK_NAME, output / STAR_NAME
     for path in (stack, star_path):
         if path.exists() and not overwrite:
@@ -323,10 +345,12 @@ def extract_subtomograms(
 
     constant: list[str] = []
     current = len(paths) - 1
-    output.mkdir(parents=True, exist_ok=True)
-    with VolumeStackWriter(
-        stack, int(kept.sum()), (size, size, size), voxel_size * binning
-    ) as writer:
+    with (
+        _folder_for_results(output),
+        VolumeStackWriter(
+            stack, int(kept.sum()), (size, size, size), voxel_size * binning
+        ) as writer,
+    ):
         for row in tqdm(
             np.flatnonzero(kept), disable=not progress, desc="extract", unit="box"
         ):
@@ -365,9 +389,10 @@ def extract_subtomograms(
 
     missing: Counter[str] = Counter()
     unused: list[str] = []
-    if len(paths) > 1:
+    if table.tomogram_names is not None:
         tomogram_names = np.array(table.tomogram_names)
         missing.update(tomogram_names[is_chosen & (owners < 0)].tolist())
+    if len(paths) > 1:
         used = set(owners.tolist())
         unused = [path.name for k, path in enumerate(paths) if k not in used]
     return Extraction(
@@ -375,11 +400,12 @@ def extract_subtomograms(
         star=star_path,
         names=named(kept),
         voxel_size=voxel_size * binning,
-        dropped=named(~kept),
+        dropped=named(inside & ~kept),
         padded=named(kept & ~whole),
         constant=constant,
         missing=dict(missing),
         unused=unused,
+        outside=named(~inside & ~kept),
     )
 
 
@@ -440,6 +466,42 @@ def tomogram_stem(path: str | Path) -> str:
     return name
 
 
+def check_folder(folder: Path) -> None:
+    """Check that a folder is there or can be made.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Raises
+    ------
+    NotADirectoryError
+        If it, or what it would have to be in, is a file.
+    """
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise NotADirectoryError(
+                f"{folder}: {path} is a file; expected a folder, or a new name."
+            )
+
+
+@contextmanager
+def _folder_for_results(folder: Path) -> Iterator[None]:
+    """Make a folder; what was made for it goes again if the work fails."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
 def _owners(
     table: ParticleTable, paths: list[Path], tomogram_name: str | None
 ) -> NDArray[np.intp]:
@@ -463,6 +525,13 @@ def _owners(
             found = found or by_stem.get(tomogram_name, [])
         elif len(paths) == len(distinct) == 1:
             found = distinct
+            if table.tomogram_names and not _called_after(path, by_stem):
+                warnings.warn(
+                    f"{path} is taken for {distinct[0]}, the only tomogram of "
+                    f"{table.path}; --tomogram-name {distinct[0]} (tomogram_name=) "
+                    "says that this is meant.",
+                    stacklevel=3,
+                )
         else:
             found = _called_after(path, by_stem)
         if len(found) > 1 or (not found and len(paths) == 1):

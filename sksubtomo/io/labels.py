@@ -30,9 +30,9 @@ def read_labels(
     names : sequence of str
         Names of the particles, for example `Subtomograms.names`.
     labels_column : str, default=None
-        Column of the STAR file, without the leading underscore. Its rows are found by
-        ``rlnImageName``; without that, and if there are as many as names, by their
-        order. None means that the file is a CSV.
+        Column of the STAR file, with or without the leading underscore. Its rows are
+        found by ``rlnImageName``; without that, and if there are as many as names, by
+        their order. None means that the file is a CSV.
 
     Returns
     -------
@@ -62,10 +62,12 @@ def read_labels(
     array([None, 'ribosome', None], dtype=object)
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected a CSV or STAR file.")
     names = [str(name) for name in names]
     labels = np.full(len(names), None, dtype=object)
     if labels_column is not None:
-        rows, in_order = _star_rows(path, labels_column)
+        rows, in_order = _star_rows(path, labels_column.removeprefix("_"))
         if in_order:
             if len(rows) != len(names):
                 raise ValueError(
@@ -82,8 +84,8 @@ def read_labels(
     for place, name, label in rows:
         if name not in indices:
             raise ValueError(
-                f"{path}, {place}: the particle {name!r} is unknown; expected one of "
-                f"the {len(names)} names, such as {names[:1]}."
+                f"{path}, {place}: the particle {shorten(name)} is unknown; expected "
+                f"one of the {len(names)} names, such as {names[:1]}."
             )
         if counts and counts[name] > 1:
             raise ValueError(
@@ -92,7 +94,9 @@ def read_labels(
             )
         if name in given:
             before, other = given[name]
-            what = "again" if label == other else f"{other!r} and now {label!r}"
+            what = "again"
+            if label != other:
+                what = f"{shorten(other)} and now {shorten(label)}"
             raise ValueError(
                 f"{path}, {place}: the particle {name!r} has a label since {before}, "
                 f"{what}; expected each particle once."
@@ -101,6 +105,22 @@ def read_labels(
         if label not in (_NO_VALUE if labels_column is not None else ("",)):
             labels[indices[name]] = label
     return labels
+
+
+def shorten(label: str) -> str:
+    """Return a label as a message shows it.
+
+    Parameters
+    ----------
+    label : str
+        The label, or a name.
+
+    Returns
+    -------
+    str
+        In quotes, and not longer than a line or so.
+    """
+    return repr(label if len(label) <= 80 else f"{label[:77]}...")
 
 
 def _star_rows(path: Path, column: str) -> tuple[list[tuple[str, str, str]], bool]:
@@ -133,8 +153,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         header = [name.strip() for name in next(reader, [])]
         if header.count("particle") != 1 or header.count("label") != 1:
             raise ValueError(
-                f"{path}, line 1: has the columns {header}; expected 'particle' and "
-                "'label', each once."
+                f"{path}, line 1: has the columns [{', '.join(map(shorten, header))}]; "
+                "expected 'particle' and 'label', each once, with commas between."
             )
         particle, label = header.index("particle"), header.index("label")
         for row in reader:

@@ -27,6 +27,9 @@ _STACK_EXPECTED = (
 )
 _IMAGES = "such as the tilt images of a particle in RELION 5 and Warp, not a volume"
 
+# RELION's suffix of image stacks.
+_IMAGE_STACK_SUFFIXES = (".mrcs", ".mrcs.gz", ".mrcs.bz2")
+
 # First bytes of gzip and bzip2 files, which cannot be memory-mapped.
 _COMPRESSED: dict[bytes, tuple[str, Callable[..., Any]]] = {
     b"\x1f\x8b\x08": ("gzip", gzip.open),
@@ -61,10 +64,11 @@ def open_volume(
     voxel_size : float, default=None
         Voxel size in angstroms, which overrides that of the header.
     allow_image_stacks : bool, default=False
-        Take a file whose header says that it is a stack of images (ispg 0) for a
-        volume: RELION up to 5.0 and Warp leave the space group of tomograms zero.
-        That of a cube, which they leave zero as well, is not taken for a stack, unless
-        the name ends in ".mrcs" or mz is not its depth.
+        Take a file for a volume that looks like a stack of images: its space group
+        (ispg) is 0, its name ends in ".mrcs", or it has several sections and mz is 1.
+        RELION up to 5.0 and Warp leave the space group of tomograms zero; they do so
+        for subtomograms as well, so that 0 counts for nothing in a cube whose mz is
+        its depth.
 
     Returns
     -------
@@ -172,7 +176,8 @@ def read_volume_stack(path: str | Path) -> tuple[NDArray[Any], float | None]:
     Returns
     -------
     volumes : ndarray of shape (n, depth, height, width)
-        The volumes, memory-mapped and read-only, in the file's dtype.
+        The volumes, memory-mapped and read-only, in the file's dtype. A file that
+        stores its axes in another order gives a transposed view.
     voxel_size : float or None
         Voxel size in angstroms; None if the header has none, or has different ones
         along the axes, which is warned of.
@@ -183,8 +188,7 @@ def read_volume_stack(path: str | Path) -> tuple[NDArray[Any], float | None]:
         If there is no such file.
     ValueError
         If the file is no MRC file, is truncated, contradicts its header, holds complex
-        values or something else than a stack of volumes, or has an unusual order of
-        axes.
+        values or something else than a stack of volumes.
 
     Warns
     -----
@@ -210,8 +214,8 @@ def read_volume_stack(path: str | Path) -> tuple[NDArray[Any], float | None]:
         shape = contents.data.shape
         if contents.data.ndim == 2:
             found = f"an image of shape {shape} (ispg {contents.space_group})"
-        elif contents.space_group == _SPACE_GROUP_IMAGES:
-            found = _image_stack(shape)
+        elif contents.image_signs:
+            found = _image_stack(contents)
         else:
             found = f"a single volume of shape {shape} (ispg {contents.space_group})"
         raise ValueError(f"{path}: holds {found}; {_STACK_EXPECTED}.")
@@ -220,7 +224,12 @@ def read_volume_stack(path: str | Path) -> tuple[NDArray[Any], float | None]:
 
 
 def open_volumes(
-    path: Path, *, allow_image_stacks: bool = False
+    path: Path,
+    *,
+    allow_image_stacks: bool = False,
+    ignore_voxel_size: bool = False,
+    warn: bool = True,
+    warn_of_images: bool = True,
 ) -> tuple[NDArray[Any], float | None]:
     """Open a volume or a stack of volumes, whichever the file holds.
 
@@ -230,6 +239,13 @@ def open_volumes(
         An MRC file. A compressed one is read into memory, any other memory-mapped.
     allow_image_stacks : bool, default=False
         Take a stack of images for one volume.
+    ignore_voxel_size : bool, default=False
+        Do not look at the header's voxel size.
+    warn : bool, default=True
+        Whether to warn of anything; False if the file will be opened once more.
+    warn_of_images : bool, default=True
+        Whether to warn of a single volume that is no cube: its header may call tilt
+        images a volume, and subtomograms usually are cubes.
 
     Returns
     -------
@@ -242,8 +258,22 @@ def open_volumes(
     volumes = contents.data
     if volumes.ndim != 4:
         volumes = _single_volume(path, contents, allow_image_stacks)[np.newaxis]
-    _warn_of_faults(path, contents)
-    return volumes, _voxel_size(path, contents.spacing)
+        is_cube = len(set(volumes.shape[1:])) == 1
+        if warn and warn_of_images and not (is_cube or allow_image_stacks):
+            warnings.warn(
+                f"{path}: holds a single volume of shape {volumes.shape[1:]} (ispg "
+                f"{contents.space_group}), which is no cube. It may be "
+                f"{volumes.shape[1]} tilt images of a particle whose header is wrong; "
+                "if it is a volume, say so (allow_image_stacks=True, "
+                "--allow-image-stacks).",
+                UserWarning,
+                stacklevel=2,
+            )
+    if warn:
+        _warn_of_faults(path, contents)
+    if ignore_voxel_size:
+        return volumes, None
+    return volumes, _voxel_size(path, contents.spacing, warn=warn)
 
 
 class VolumeStackWriter:
@@ -525,7 +555,7 @@ class _Contents(NamedTuple):
     # (height, width), (depth, height, width) or (n, depth, height, width)
     data: NDArray[Any]
     space_group: int
-    is_image_stack: bool
+    image_signs: list[str]  # what says that it is images; nothing in a volume
     spacing: NDArray[np.float64]  # angstroms along z, y, x; may be anything
     faults: list[str]
 
@@ -577,10 +607,11 @@ def _open(path: Path, *, compressed: bool = True) -> _Contents:
         raise ValueError(f"{path}: cannot be read as an MRC file ({error}).") from error
     if layout.dtype.kind == "c":
         raise ValueError(f"{path}: holds complex values; expected real densities.")
+    data = _reorder_axes(path, data, layout.header)
     return _Contents(
-        _reorder_axes(path, data, layout.header),
+        data,
         int(layout.header["ispg"]),
-        _is_image_stack(path, layout),
+        _image_signs(path, layout.header, data.shape),
         _spacing(layout.header),
         faults,
     )
@@ -685,37 +716,44 @@ def _parse(header: Any, byte_order: str) -> _Layout:
     return _Layout(header, dtype, shape, offset, byte_order)
 
 
-def _is_image_stack(path: Path, layout: _Layout) -> bool:
-    """Tell whether the header means images and not a volume.
+def _image_signs(path: Path, header: Any, shape: tuple[int, ...]) -> list[str]:
+    """Return what says that a file holds images, of data whose axes are z, y, x.
 
     Space group 0 means images, but RELION up to 5.0 and Warp write it for volumes as
-    well. Their subtomograms are cubes, whose name does not end in RELION's suffix of
-    image stacks; and they have as many samples along z as slices, where the format asks
-    for one in a stack of images.
+    well. Their subtomograms are cubes that have as many samples along z as slices,
+    where the format asks for one in a stack of images. Space group 1 may mean images
+    for all that: mrcfile writes it for any three-dimensional array.
     """
-    if int(layout.header["ispg"]) != _SPACE_GROUP_IMAGES:
-        return False
-    is_cube = len(layout.shape) == 3 and len(set(layout.shape)) == 1
-    n_samples = int(layout.header["mz"])
-    return not (
-        is_cube and n_samples == layout.shape[0] and ".mrcs" not in path.suffixes
-    )
+    if len(shape) == 4:
+        return []
+    space_group, n_samples = int(header["ispg"]), int(header["mz"])
+    is_cube = len(shape) == 3 and len(set(shape)) == 1
+    signs = []
+    if space_group == _SPACE_GROUP_IMAGES and not (is_cube and n_samples == shape[0]):
+        signs.append("ispg 0")
+    if len(shape) == 3 and n_samples == 1 < shape[0]:
+        signs.append("mz 1")
+    if path.name.lower().endswith(_IMAGE_STACK_SUFFIXES):
+        signs.append("a name that ends in .mrcs")
+    return signs
 
 
 def _reorder_axes(path: Path, data: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Bring the axes of a volume into the order z, y, x, as a view."""
+    """Bring the axes of volumes into the order z, y, x, as a view."""
     columns, rows, sections = (int(header[name]) for name in ("mapc", "mapr", "maps"))
     # Some writers leave them zero, which means the usual order.
     if (columns, rows, sections) in ((1, 2, 3), (0, 0, 0)):
         return data
     stored = (sections, rows, columns)
-    if data.ndim != 3 or set(stored) != {1, 2, 3}:
+    if data.ndim < 3 or set(stored) != {1, 2, 3}:
         raise ValueError(
             f"{path}: stores the axes {(columns, rows, sections)} as columns, rows and "
-            f"sections; expected (1, 2, 3), that is x, y, z, or, for a single "
-            "volume, a permutation of them."
+            "sections; expected (1, 2, 3), that is x, y, z, or, for volumes, a "
+            "permutation of them."
         )
-    return data.transpose([stored.index(axis) for axis in (3, 2, 1)])
+    order = [stored.index(axis) - 3 for axis in (3, 2, 1)]
+    # In a volume stack mz counts the sections of a volume, whichever axis they are.
+    return data.transpose([0, *(4 + k for k in order)] if data.ndim == 4 else order)
 
 
 def _spacing(header: Any) -> NDArray[np.float64]:
@@ -728,18 +766,21 @@ def _spacing(header: Any) -> NDArray[np.float64]:
         return np.divide(lengths, samples, out=spacing, where=samples > 0)
 
 
-def _voxel_size(path: Path, spacing: NDArray[np.float64]) -> float | None:
+def _voxel_size(
+    path: Path, spacing: NDArray[np.float64], *, warn: bool = True
+) -> float | None:
     """Return the one voxel size of three axes, which the header may lack."""
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         return None
     if np.ptp(spacing) > _VOXEL_SIZE_TOLERANCE * spacing.max():
         z, y, x = spacing
-        warnings.warn(
-            f"{path}: the header's voxel size is {z:g} x {y:g} x {x:g} A (z, y, x); "
-            "expected equal sides. It is taken as unknown.",
-            UserWarning,
-            stacklevel=3,
-        )
+        if warn:
+            warnings.warn(
+                f"{path}: the header's voxel size is {z:g} x {y:g} x {x:g} A (z, y, "
+                "x); expected equal sides. It is taken as unknown.",
+                UserWarning,
+                stacklevel=3,
+            )
         return None
     # A header holds lengths in single precision.
     return float(f"{spacing.mean():.6g}")
@@ -749,21 +790,25 @@ def _single_volume(
     path: Path, contents: _Contents, allow_image_stacks: bool
 ) -> NDArray[Any]:
     data = contents.data
-    if contents.is_image_stack and not allow_image_stacks:
-        found = (
-            f"an image of shape {data.shape} (ispg 0)"
-            if data.ndim == 2
-            else _image_stack(data.shape)
-        )
+    if data.ndim == 2 and contents.image_signs:
         raise ValueError(
-            f"{path}: holds {found}; expected a volume (ispg 1). If it is one and its "
-            "header is wrong, say so (allow_image_stacks=True, --allow-image-stacks)."
+            f"{path}: holds one image of shape {data.shape} "
+            f"({', '.join(contents.image_signs)}); expected a volume (depth, height, "
+            "width)."
+        )
+    if contents.image_signs and not allow_image_stacks:
+        raise ValueError(
+            f"{path}: holds {_image_stack(contents)}; expected a volume (ispg 1, mz "
+            "its depth, a name that ends in .mrc). If it is one nevertheless, say so "
+            "(allow_image_stacks=True, --allow-image-stacks)."
         )
     return data[np.newaxis] if data.ndim == 2 else data
 
 
-def _image_stack(shape: tuple[int, ...]) -> str:
-    return f"a stack of {shape[0]} images of shape {shape[1:]} (ispg 0), {_IMAGES}"
+def _image_stack(contents: _Contents) -> str:
+    n_images, *shape = contents.data.shape
+    signs = ", ".join(contents.image_signs)
+    return f"a stack of {n_images} images of shape {tuple(shape)} ({signs}), {_IMAGES}"
 
 
 def _warn_of_faults(path: Path, contents: _Contents) -> None:

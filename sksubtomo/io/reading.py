@@ -49,7 +49,8 @@ class ReadVolumes(  # type: ignore[call-arg]
     axes : str, default="zyx"
         The order in which the files store the axes, slowest first.
     allow_image_stacks : bool, default=False
-        Take files for volumes whose header says that they are stacks of images.
+        Take files for volumes whose header or name (".mrcs") says that they are stacks
+        of images, and single volumes that are no cubes without a warning.
 
     Attributes
     ----------
@@ -151,6 +152,8 @@ class ReadVolumes(  # type: ignore[call-arg]
             first.path,
             dataset=self.dataset,
             allow_image_stacks=self.allow_image_stacks,
+            # Whoever reads the volumes, in transform, is warned.
+            warn=False,
         ) as (volumes, voxel_size):
             check_index(first, volumes.shape[0])
             self.volume_shape_ = tuple(volumes.shape[1 + axis] for axis in order)
@@ -188,7 +191,9 @@ class ReadVolumes(  # type: ignore[call-arg]
         Warns
         -----
         UserWarning
-            If the contrast looks inverted and `invert_contrast` is None.
+            If the header breaks the format in a way that leaves the data readable, a
+            single volume is no cube and so may be tilt images, or the contrast looks
+            inverted and `invert_contrast` is None.
         """
         check_is_fitted(self)
         volumes, _ = gather(

@@ -114,8 +114,8 @@ def read_volumes(
         The order in which the files store the axes, slowest first. "xyz" is what
         arrays indexed ``[x, y, z]`` are stored as in HDF5 and Zarr.
     allow_image_stacks : bool, default=False
-        Take files for volumes whose header, or STAR file, says that they are stacks of
-        images.
+        Take files for volumes whose header, name (".mrcs") or STAR file says that they
+        are stacks of images, and single volumes that are no cubes without a warning.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def read_volumes(
         If there is no such file, or none that matches.
     ValueError
         If a file cannot be read or holds something else than real, finite volumes, or
-        volumes differ in shape or voxel size.
+        volumes differ in shape or voxel size, from each other or from the STAR file.
     TypeError
         If the source is no path and no sequence of them.
     ImportError
@@ -139,8 +139,9 @@ def read_volumes(
     Warns
     -----
     UserWarning
-        If the header breaks the format in a way that leaves the data readable, or if
-        the contrast looks inverted and `invert_contrast` is None.
+        If the header breaks the format in a way that leaves the data readable, a single
+        volume is no cube and so may be tilt images, or the contrast looks inverted and
+        `invert_contrast` is None.
 
     See Also
     --------
@@ -170,8 +171,12 @@ def read_volumes(
     references, particles = _list(source, dataset, allow_image_stacks, to_read=True)
     expected = Expected(voxel_size=voxel_size)
     if voxel_size is None and particles is not None:
+        origin = str(particles.path)
         expected = Expected(
-            voxel_size=particles.voxel_size, voxel_size_origin=str(particles.path)
+            voxel_size=particles.voxel_size,
+            voxel_size_origin=origin,
+            widths=_image_sizes(particles),
+            widths_origin=origin,
         )
     read = _read_one_piece if _is_one_piece(references) else gather
     volumes, found = read(
@@ -362,10 +367,10 @@ def _list(
         return _list_pattern(reference.name), None
     if suffix == STAR_SUFFIX:
         return _list_star(path, allow_image_stacks)
-    with open_source(path, dataset=dataset, allow_image_stacks=allow_image_stacks) as (
-        volumes,
-        _,
-    ):
+    # Whoever reads the volumes opens the file again, and is warned then.
+    with open_source(
+        path, dataset=dataset, allow_image_stacks=allow_image_stacks, warn=False
+    ) as (volumes, _):
         if to_read and not isinstance(volumes, np.ndarray):
             check_array(volumes.shape, volumes.dtype, str(path))
         if volumes.shape[0] == 1 and suffix not in {*HDF5_SUFFIXES, ZARR_SUFFIX}:
@@ -468,6 +473,28 @@ def _list_star(
     return references, particles
 
 
+def _image_sizes(particles: ParticleTable) -> tuple[float, ...]:
+    """Return the values of rlnImageSize, of the particles' optics or their own."""
+    loop, optics = particles.loop, particles.optics
+    tag, group = "rlnImageSize", "rlnOpticsGroup"
+    if optics is not None and tag in optics:
+        sizes = optics.column(tag)
+        if group in loop and group in optics:
+            used = set(loop.column(group))
+            groups = zip(optics.column(group), sizes, strict=True)
+            sizes = [size for name, size in groups if name in used]
+    elif tag in loop:
+        sizes = loop.column(tag)
+    else:
+        return ()
+    try:
+        return tuple(float(size) for size in dict.fromkeys(sizes))
+    except ValueError:
+        raise ValueError(
+            f"{particles.path}: {tag} is {sorted(set(sizes))}; expected numbers."
+        ) from None
+
+
 def _is_one_piece(references: list[Reference]) -> bool:
     """Tell whether the volumes are consecutive ones of a file."""
     first = references[0]
@@ -490,17 +517,15 @@ def _read_one_piece(
 ) -> tuple[NDArray[Any], float | None]:
     """Map consecutive volumes of a file, or read them, in the file's dtype."""
     path = references[0].path
-    with open_source(path, dataset=dataset, allow_image_stacks=allow_image_stacks) as (
-        stored,
-        voxel_size,
-    ):
+    with open_source(
+        path,
+        dataset=dataset,
+        allow_image_stacks=allow_image_stacks,
+        ignore_voxel_size=ignore_voxel_size,
+    ) as (stored, voxel_size):
         start, last = (check_index(references[i], stored.shape[0]) for i in (0, -1))
         volumes = reorder(read_part(path, stored, slice(start, last + 1)), axes)
-    expected = expected.check(
-        volumes.shape[1:],
-        None if ignore_voxel_size else voxel_size,
-        references[0].name,
-    )
+    expected = expected.check(volumes.shape[1:], voxel_size, references[0].name)
     for row, volume in _each_volume(stored, volumes, start, axes):
         check_finite(volume, references[row].name)
     return volumes, expected.voxel_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,11 @@ _SIGMA_RATIO = 1.1
 _TRUNCATE = 4.0
 # Particles are searched at no more voxels a diameter than twice this.
 _DIAMETER_VOXELS = 12
+# The contrast is wrong if the response is skewed to the other side by more than this,
+# and by more than so many times sqrt(6 / n) of n maxima. Noise alone has a standard
+# deviation of 0.25 to 0.45 of these.
+_SKEWNESS = 0.1
+_SKEWNESS_NOISE = 1.5
 # Side of the blocks in voxels, at which the filter works: 8 MiB without the margin.
 _BLOCK = 128
 
@@ -313,6 +319,11 @@ def pick_particles(
     TypeError
         If a parameter is of a wrong type.
 
+    Warns
+    -----
+    UserWarning
+        If the tomogram looks as if its particles had the other contrast.
+
     See Also
     --------
     difference_of_gaussians : The filter.
@@ -327,6 +338,10 @@ def pick_particles(
 
     If the diameter is 24 voxels or more, the tomogram is averaged over cubes of as many
     voxels as leave at least 12 a diameter, which the filter would smooth away anyway.
+
+    Particles fill less of a tomogram than what surrounds them, so that the response to
+    them has a long tail on their side, and its skewness the sign of their contrast. It
+    is warned of if that is the other one, beyond what noise makes of it.
 
     Examples
     --------
@@ -367,8 +382,9 @@ def pick_particles(
         )
     binning = max(1, int(voxels // _DIAMETER_VOXELS))
     dog = _Filter.of(diameter, voxel_size, contrast, _SIGMA_RATIO, binning)
-    positions, responses, mean, deviation = _maxima(tomogram, dog)
-    scores = (responses - mean) / deviation
+    positions, responses, moments = _maxima(tomogram, dog)
+    _warn_of_contrast(contrast, moments.skewness, len(responses))
+    scores = (responses - moments.mean) / moments.deviation
 
     coordinates = positions * binning + (binning - 1) / 2
     margin = border / voxel_size
@@ -505,13 +521,48 @@ def _blocks(
         yield start, stop
 
 
+class _Moments(NamedTuple):
+    """Moments of the filter's response over the tomogram."""
+
+    mean: float
+    deviation: float
+    skewness: float
+
+    @classmethod
+    def of(cls, sums: NDArray[np.float64], n: int) -> _Moments:
+        """Return those of n values from the sums of their first three powers."""
+        mean, square, cube = sums / n
+        variance = square - mean**2
+        if not variance > 0:
+            raise ValueError(
+                "the tomogram is constant; expected one that shows particles."
+            )
+        deviation = np.sqrt(variance)
+        skewness = (cube - 3 * mean * variance - mean**3) / deviation**3
+        return cls(float(mean), float(deviation), float(skewness))
+
+
+def _warn_of_contrast(contrast: str, skewness: float, n_maxima: int) -> None:
+    # The standard deviation of the skewness of as many independent normal values.
+    noise = np.sqrt(6 / max(n_maxima, 1))
+    if skewness < -max(_SKEWNESS, _SKEWNESS_NOISE * noise):
+        other = CONTRASTS[1 - CONTRASTS.index(contrast)]
+        warnings.warn(
+            f"contrast={contrast!r}: the tomogram looks as if its particles were "
+            f"{other}: filtered for {contrast} ones it has a skewness of "
+            f"{skewness:.2g}. If they are {other}, say so (contrast={other!r}, "
+            f"--contrast {other}); these picks are the gaps between them.",
+            stacklevel=3,
+        )
+
+
 def _maxima(
     tomogram: NDArray[Any], dog: _Filter
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-    """Return the maxima's positions and heights, the response's mean and deviation."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], _Moments]:
+    """Return the maxima's positions and heights, and the response's moments."""
     shape = dog.shape(tomogram)
     positions, heights = [np.empty((0, 3))], [np.empty(0)]
-    total = squares = 0.0
+    sums = np.zeros(3)
     for start, stop in _blocks(shape):
         # One voxel more, to tell a maximum on the block's faces and to refine it.
         low = tuple(max(0, a - 1) for a in start)
@@ -520,23 +571,18 @@ def _maxima(
         inside = tuple(
             slice(a - c, b - c) for a, b, c in zip(start, stop, low, strict=True)
         )
-        total += response[inside].sum()
-        squares += np.square(response[inside]).sum()
+        values = response[inside]
+        squares = np.square(values)
+        sums += values.sum(), squares.sum(), (squares * values).sum()
         peak = (response == maximum_filter(response, 3)) & (response > 0)
         offset = [part.start for part in inside]
         found = np.argwhere(peak[inside]) + offset
         positions.append(found + _refinement(response, found) + low)
         heights.append(response[tuple(found.T)])
-    n = int(np.prod(shape))
-    mean = total / n
-    variance = squares / n - mean**2
-    if not variance > 0:
-        raise ValueError("the tomogram is constant; expected one that shows particles.")
     return (
         np.concatenate(positions),
         np.concatenate(heights),
-        float(mean),
-        float(np.sqrt(variance)),
+        _Moments.of(sums, int(np.prod(shape))),
     )
 
 

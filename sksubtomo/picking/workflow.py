@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sksubtomo._files import write_atomically
 from sksubtomo.datasets.imaging import TiltAxis
 from sksubtomo.inspection._matplotlib import import_pyplot
 from sksubtomo.io._outputs import already_there
-from sksubtomo.io.extraction import tomogram_stem
+from sksubtomo.io.extraction import check_folder, tomogram_stem
 from sksubtomo.io.mrc import open_tomogram, open_volume
 from sksubtomo.picking.candidates import cut_candidates, resample_template
 from sksubtomo.picking.detection import Picks, check_count, pick_particles, write_picks
@@ -76,7 +77,7 @@ def pick_tomogram(
         An MRC file of the particle, light on dark, with its voxel size, by the
         correlation with which candidates are ranked.
     n_candidates : int, default=None
-        Number of picks that are ranked. None means twice `n_picks`.
+        Number of picks that are ranked, at least `n_picks`. None means twice as many.
     n_rotations : int, default=0
         Orientations of the template; 0 averages over all of them.
     tilt_range : (float, float), default=(-60, 60)
@@ -107,16 +108,37 @@ def pick_tomogram(
         If a file to be written is there already.
     FileNotFoundError
         If a file, or the folder of one to be made, does not exist.
+    IsADirectoryError, NotADirectoryError
+        If a file to be written is a folder, or the folder for contact sheets a file.
     ImportError
         If a figure is asked for and matplotlib is not installed.
     ValueError
         If a file cannot be read, the voxel size is unknown, nothing was found, or a
-        parameter is out of range.
+        parameter is out of range, or is for ranking without `rank` or `template`.
+
+    Warns
+    -----
+    UserWarning
+        If the tomogram looks as if its particles had the other contrast, see
+        `pick_particles`.
     """
     tomogram, output = Path(tomogram), Path(output)
     n_picks = check_count("n_picks", n_picks)
+    is_ranked = rank or template is not None
+    if not is_ranked:
+        _check_no_ranking(
+            n_candidates=n_candidates,
+            n_rotations=n_rotations,
+            tilt_range=tuple(tilt_range),
+            tilt_axis=tilt_axis,
+        )
     n_candidates = 2 * n_picks if n_candidates is None else n_candidates
     n_candidates = check_count("n_candidates", n_candidates)
+    if n_candidates < n_picks:
+        raise ValueError(
+            f"n_candidates={n_candidates} (--candidates) for n_picks={n_picks} "
+            "(--number); expected at least as many candidates as picks."
+        )
     inputs = [Path(item) for item in (tomogram, template) if item is not None]
     _check_outputs(output, figure, contact_sheets, overwrite, inputs)
     volume, voxel_size = open_tomogram(
@@ -129,7 +151,6 @@ def pick_tomogram(
             raise ValueError(
                 f"{template}: the header has no voxel size, which a template needs."
             )
-    is_ranked = rank or template is not None
     picks = pick_particles(
         volume,
         diameter,
@@ -180,6 +201,18 @@ def pick_tomogram(
     return picks
 
 
+def _check_no_ranking(**options: Any) -> None:
+    """Refuse options of the ranking, which would do nothing without it."""
+    parameters = inspect.signature(pick_tomogram).parameters
+    for name, value in options.items():
+        if value != parameters[name].default:
+            option = name.removeprefix("n_").replace("_", "-")
+            raise ValueError(
+                f"{name}={value!r} (--{option}) is for ranking; expected it with "
+                "rank=True or a template (--rank, --template)."
+            )
+
+
 def _check_outputs(
     output: Path,
     figure: str | Path | None,
@@ -189,12 +222,16 @@ def _check_outputs(
 ) -> None:
     """Fail before the work, not after it."""
     table = None if contact_sheets is None else Path(contact_sheets, SELECTION_NAME)
+    if contact_sheets is not None:
+        check_folder(Path(contact_sheets))
     for path in (output, figure, table):
         if path is not None and Path(path).exists() and not overwrite:
             raise already_there(Path(path))
     for path in (output, figure):
         if path is None:
             continue
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path}: is a folder; expected a file to write.")
         folder = Path(path).absolute().parent
         if not folder.is_dir():
             raise FileNotFoundError(f"{path}: there is no folder {folder}.")

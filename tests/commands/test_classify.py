@@ -1,5 +1,8 @@
 import io
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +102,28 @@ def test_a_terminal_without_unicode(folder, monkeypatch):
     assert b"\\u03b2" in terminal.buffer.getvalue()
 
 
+def test_nobody_reads_the_output(folder):
+    encoder = default_pretrainer(max_epochs=1, device="cpu").fit(X)
+    encoder.save("encoder")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [
+                *[sys.executable, "-m", "sksubtomo", "classify", "particles.star"],
+                *["--labels", "labels.csv", "--output", "out.star", "--device", "cpu"],
+                *["--encoder", "encoder", "--fine-tune-epochs", "1"],
+            ],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr.lower()
+    assert len(read_particles("out.star")) == N
+
+
 def test_an_interruption_writes_nothing(folder, monkeypatch, capsys):
     def classify_particles(*_, **__):
         raise KeyboardInterrupt
@@ -126,6 +151,10 @@ def test_help_names_the_defaults(capsys):
         (["--labels", "labels.csv", "--fine-tune-epochs", "0"], "--fine-tune-epochs 0"),
         (["--labels", "labels.csv", "--encoder", "no"], "no: holds no saved model"),
         (["--labels", "labels.csv", "--save-model", "."], "folder of something else"),
+        (["--labels", "."], "is a folder; expected a CSV or STAR file"),
+        (["--labels", "labels.csv", "--seed", "4294967296"], "--seed 4294967296; exp"),
+        (["--labels", "labels.csv", "--device", "cuda:99"], "'cuda:99' is not availab"),
+        (["--labels", "labels.csv", "--save-model", "out.star"], "expected two places"),
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, arguments, message):

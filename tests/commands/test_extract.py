@@ -57,6 +57,23 @@ def test_stack_and_star_are_written(folder, capsys):
     assert len(read_particles(folder / "out" / "particles.star")) == 2
 
 
+@pytest.mark.filterwarnings("default")
+def test_another_name_is_a_line(folder, capsys):
+    star = read_particles("p.star").with_columns({"rlnTomoName": ["TS_02"] * 3})
+    star.write("p.star")
+    assert main(ARGUMENTS) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sksubtomo extract: warning: TS_01.mrc is taken for TS_02")
+    assert main([*ARGUMENTS, "--overwrite", "--tomogram-name", "TS_02"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_output_that_is_a_file(folder, capsys):
+    message = error_of(capsys, "--output", "p.star")
+    assert "p.star is a file; expected a folder" in message
+    assert "Errno" not in message
+
+
 def test_selection_is_read(folder, capsys):
     (folder / "selection.csv").write_text("particle,selected\nTS_01/2,1\nTS_01/1,\n")
     assert main([*ARGUMENTS, "--selection", "selection.csv"]) == 0

@@ -53,6 +53,15 @@ def test_picks_are_written_and_drawn(tmp_path, tomogram, capsys):
     assert read_selection(table) == ["TS_01/1", "TS_01/2"]
 
 
+@pytest.mark.filterwarnings("default")
+def test_wrong_contrast_is_a_line(tmp_path, tomogram, capsys):
+    arguments = ["pick", str(tomogram), "--diameter", "60", "--contrast", "light"]
+    assert main([*arguments, "--output", str(tmp_path / "picks.star")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sksubtomo pick: warning: contrast='light': ")
+    assert "--contrast dark" in line
+
+
 def test_options_reach_the_function(monkeypatch, capsys):
     seen = {}
 
@@ -133,6 +142,8 @@ def test_no_limit_of_scores(monkeypatch, capsys, limits, expected):
         (["--diameter", "nan"], "diameter=nan"),
         (["--diameter", "60", "--number", "0"], "n_picks=0"),
         (["--diameter", "60", "--rank", "--candidates", "0"], "expected at least 1"),
+        (["--diameter", "60", "--rank", "--candidates", "9"], "(--candidates) for"),
+        (["--diameter", "60", "--rotations", "4"], "(--rotations) is for ranking"),
         (["--diameter", "60", "--voxel-size", "-1"], "voxel_size"),
         (["--diameter", "60", "--score-range", "9", "1"], "score_range"),
         (["--diameter", "60", "--score-range", "900", "999"], "no particle"),
@@ -184,6 +195,10 @@ def test_missing_matplotlib_is_one_line(tmp_path, tomogram, capsys, monkeypatch)
     [
         ([], "--diameter"),
         (["--diameter", "60", "--score-range", "no", "9"], "'no'; expected a number"),
+        (
+            ["--diameter", "60", "--tilt-axis", "z"],
+            "argument --tilt-axis: 'z'; expected x, y or an angle",
+        ),
     ],
 )
 def test_bad_syntax_is_one_line(capsys, arguments, message):

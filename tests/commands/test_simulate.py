@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mrcfile
 import numpy as np
 import pytest
@@ -33,12 +35,13 @@ def captured(monkeypatch):
 def test_writes_subtomograms(tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["simulate", str(output), "--n-per-class", "1", "--size", "8"]
+    arguments += ["--voxel-size", "25"]
     assert main([*arguments, "--clean", "--seed", "3"]) == 0
     captured = capsys.readouterr()
     assert str(output) in captured.out
     assert captured.err == ""
     volumes, voxel_size = read_volume_stack(output / "subtomograms.mrc")
-    assert (volumes.shape, voxel_size) == ((10, 8, 8, 8), 10.0)
+    assert (volumes.shape, voxel_size) == ((10, 8, 8, 8), 25.0)
     # Without noise unless asked for.
     clean, _ = read_volume_stack(output / "clean.mrc")
     np.testing.assert_array_equal(volumes, clean)
@@ -102,6 +105,43 @@ def test_options_override_the_preset(captured, monkeypatch):
     assert "structures" not in parameters
 
 
+def test_warns_of_a_box_that_is_too_small(tmp_path):
+    arguments = ["simulate", str(tmp_path), "--n-per-class", "1", "--size", "8"]
+    # Warnings are errors in these tests, and no bad input.
+    with pytest.raises(UserWarning, match="does not fit into volumes of 8 voxels"):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--defocus", "3"], {"microscope": Microscope(defocus=3.0)}),
+        (["--no-optics"], {"microscope": None}),
+        (["--tilt-step", "2"], {"tilt_step": 2.0}),
+        (["--tilt-step", "none"], {"tilt_step": None}),
+        (["--tilt-axis", "x"], {"tilt_axis": "x"}),
+        (["--tilt-axis", "-85.3"], {"tilt_axis": -85.3}),
+        (["--convention", "liu2020"], {"convention": "liu2020"}),
+    ],
+)
+def test_options_of_the_optics(captured, arguments, expected):
+    assert main(["simulate", "out", *arguments]) == 2
+    parameters = captured[0][1]
+    assert {name: parameters[name] for name in expected} == expected
+    assert not {"defocus", "no_optics"} & set(parameters)
+
+
+def test_defocus_of_a_preset(captured, monkeypatch):
+    preset = {"microscope": Microscope.liu2020(10.0)}
+    monkeypatch.setattr(datasets, "simulation_preset", lambda *_, **__: dict(preset))
+    arguments = ["simulate", "out", "--preset", "gupta2022"]
+    assert main([*arguments, "--defocus", "2"]) == 2
+    expected = replace(preset["microscope"], defocus=2.0)
+    assert captured[0][1]["microscope"] == expected
+    assert main([*arguments, "--no-optics"]) == 2
+    assert captured[1][1]["microscope"] is None
+
+
 def test_structures_without_preset(captured):
     assert main(["simulate", "out", "--structures", "folder"]) == 2
     assert captured[0][1]["structures"] == "folder"
@@ -122,6 +162,8 @@ def test_writes_a_tomogram(tmp_path, capsys):
     assert "already holds" in error_of(capsys, *arguments)
     assert main(["simulate", *arguments, "--overwrite"]) == 0
     assert not (output / "clean.mrc").exists()
+    capsys.readouterr()
+    assert "data of the other kind" in error_of(capsys, str(output), "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +180,16 @@ def test_writes_a_tomogram(tmp_path, capsys):
         (["--preset", "gupta2022", "--structures", "nowhere"], "nowhere"),
         (["--shape", "8", "8", "8"], "--shape is for a tomogram"),
         (["--n-particles", "8"], "--n-particles is for a tomogram"),
+        (["--defocus", "nan"], "defocus=nan"),
+        (["--defocus", "2", "--no-optics"], "--defocus is a part of the optics"),
+        (["--tilt-step", "130"], "tilt_step=130.0 leaves a single tilt"),
+        (["--tilt-axis", "inf"], "tilt_axis=inf"),
+        (["--tomogram", "--tilt-step", "3"], "--tilt-step is for subtomograms"),
+        (["--tomogram", "--convention", "exact"], "--convention is for subtomograms"),
+        (
+            ["--tomogram", "--crowding", "0.2", "--n-particles", "3"],
+            "--crowding and --n-particles both",
+        ),
         (["--tomogram", "--low-pass", "0"], "low_pass=0.0"),
         (["--tomogram", "--size", "8"], "--size is for subtomograms"),
         (["--tomogram", "--preset", "gupta2022"], "--preset is for subtomograms"),
@@ -150,7 +202,15 @@ def test_one_line_for_bad_input(tmp_path, capsys, arguments, message):
     assert not output.exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["out", "--preset", "other"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["out", "--preset", "other"],
+        ["out", "--tilt-axis", "z"],
+        ["out", "--tilt-step", "few"],
+    ],
+)
 def test_unknown_arguments(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(["simulate", *arguments])

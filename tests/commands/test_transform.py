@@ -54,6 +54,7 @@ def test_without_an_encoder(folder, encoder, capsys):
     [
         (["--encoder", "nowhere"], "nowhere: holds no saved model"),
         (["--encoder", "encoder", "--epochs", "3"], "--epochs is for pretraining"),
+        (["--encoder", "encoder", "--device", "cuda:99"], "'cuda:99' is not available"),
         (["--encoder", "classifier"], "holds a RB3DClassifier"),
         (["--encoder", "wide"], r"shape \(8, 8, 9\), but the particles"),
         (["--output", "out.txt"], r"out\.txt: expected a name that ends in \.npy"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sksubtomo.datasets._checks import (
+    as_seed,
     check_crowding,
     check_fraction,
     check_integer,
@@ -88,6 +89,12 @@ class TestSeedSequence:
         first, second = seed_sequence(generator), seed_sequence(generator)
         assert first.entropy != second.entropy
         assert first.entropy == seed_sequence(make(0)).entropy
+        again = seed_sequence(as_seed(first.entropy))
+        assert isinstance(as_seed(first.entropy), int)
+        for one, other in zip(first.spawn(2), again.spawn(2), strict=True):
+            np.testing.assert_array_equal(
+                one.generate_state(4), other.generate_state(4)
+            )
 
     @pytest.mark.parametrize("value", [True, "0", 1.0])
     def test_refuses(self, value):

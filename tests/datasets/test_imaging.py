@@ -153,6 +153,8 @@ class TestTilts:
         for step in (0, -3.0, np.nan):
             with pytest.raises(ValueError, match="tilt_step"):
                 tilt_angles((-60, 60), step)
+        np.testing.assert_allclose(tilt_angles((-60, 60), 120), [-60, 60])
+        np.testing.assert_allclose(tilt_angles((-60, 60), 120.5), [-60])
 
     @pytest.mark.parametrize("axis", ["y", "x", 30.0, -77.0])
     @pytest.mark.parametrize("shape", [15, 16, (16, 18, 21)])
@@ -445,3 +447,64 @@ class TestNoise:
         for snr in (0.0, -1.0, np.nan):
             with pytest.raises(ValueError, match="snr"):
                 add_white_noise(scene(), snr, np.random.default_rng(0))
+
+
+POINTS, MASSES = np.zeros((2, 3)), np.ones(2)
+FULL = np.ones((8, 8, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: gaussian_transfer(16, 0, 20), ValueError, "voxel_size=0;"),
+        (lambda: gaussian_transfer(16, 10, 0), ValueError, "resolution=0;"),
+        (lambda: gaussian_transfer(16, 10, "20"), TypeError, "resolution='20'"),
+        (lambda: envelope([0.1], -5), ValueError, "b_factor=-5;"),
+        (lambda: envelope([0.1], None), TypeError, "b_factor=None"),
+        (lambda: detector_mtf([0.1], -1.0), ValueError, "pixel_size=-1.0;"),
+        (lambda: contrast_transfer([0.1], None), TypeError, "a Microscope"),
+        (
+            lambda: draw_density(POINTS, np.ones(3), 8, 10.0),
+            ValueError,
+            r"masses have shape \(3,\); expected \(2,\)",
+        ),
+        (
+            lambda: draw_density(POINTS[:, :2], MASSES, 8, 10.0),
+            ValueError,
+            r"coordinates have shape \(2, 2\); expected \(n, 3\)",
+        ),
+        (
+            lambda: draw_density(POINTS + np.nan, MASSES, 8, 10.0),
+            ValueError,
+            "coordinates hold NaN",
+        ),
+        (
+            lambda: draw_density(POINTS, MASSES, 8, 0.0),
+            ValueError,
+            "voxel_size=0.0;",
+        ),
+        (
+            lambda: noise_transfer(FULL, FULL, 1.5),
+            ValueError,
+            "structural_noise=1.5;",
+        ),
+        (
+            lambda: noise_transfer(FULL, FULL[:4], 0.5),
+            ValueError,
+            "detector has shape",
+        ),
+        (
+            lambda: apply_transfer(FULL[0], FULL[0]),
+            ValueError,
+            "volume has shape",
+        ),
+        (
+            lambda: crop_center(FULL, (8, 8)),
+            ValueError,
+            r"shape=\(8, 8\) does not fit",
+        ),
+    ],
+)
+def test_stages_say_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

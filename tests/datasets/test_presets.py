@@ -56,6 +56,34 @@ def test_takes_files_by_id_and_fetches_the_others(fetched, tmp_path):
     assert own.mass == pytest.approx(32.06, rel=1e-3)
 
 
+def test_names_all_missing_files(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(pdb_id, *, folder):
+        asked.append(pdb_id)
+        raise OSError("no network")
+
+    monkeypatch.setattr(presets, "fetch_structure", fetch)
+    cache, own = tmp_path / "cache", tmp_path / "own"
+    for folder, names in (
+        (cache, ["2byu.cif.gz"]),
+        (own, ["1bxn.pdb", "3HHB.pdb"]),
+    ):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(ATOM.format("C"))
+    with pytest.raises(OSError, match="no network") as caught:
+        simulation_preset(structures=own, cache=cache)
+    message = str(caught.value)
+    missing = "1f1b, 1yg6, 2h12, 2ldb, 3gl1, 4d4r, 6t3e"
+    assert f"7 of 10 structures are missing: {missing}." in message
+    assert f"in {own}, such as 1f1b.cif.gz or .pdb, would do" in message
+    # Each would take its time to fail.
+    assert asked == ["1f1b"]
+    with pytest.raises(OSError, match=r"10 of 10 .* in a folder given as structures"):
+        simulation_preset(cache=tmp_path)
+
+
 def test_refuses(fetched, tmp_path):
     with pytest.raises(ValueError, match=r"name='gupta'.*gupta2022"):
         simulation_preset("gupta")

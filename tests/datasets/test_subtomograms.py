@@ -17,6 +17,7 @@ from sksubtomo.datasets import (
     draw_density,
     gaussian_transfer,
     list_phantoms,
+    load_phantom,
     low_pass_transfer,
     make_subtomograms,
 )
@@ -343,7 +344,10 @@ class TestPhysics:
 
     def test_volume_that_shows_nothing(self):
         options = {"structures": ["apoferritin"], "size": 8, "max_shift": 0.0}
-        with pytest.raises(ValueError, match=r"voxel_size=0\.01 .*'apoferritin'"):
+        with (
+            pytest.warns(UserWarning, match="does not fit"),
+            pytest.raises(ValueError, match=r"voxel_size=0\.01 .*'apoferritin'"),
+        ):
             make_subtomograms(1, voxel_size=0.01, **options)
 
     def test_voxel_size_is_used(self):
@@ -392,8 +396,21 @@ class TestSimulator:
             simulator.simulate(mask).volumes, whole.volumes[2:3]
         )
         assert simulator.simulate([]).volumes.shape == (0, 8, 8, 8)
-        with pytest.raises(IndexError):
-            simulator.simulate([6])
+        for rows in ([6], [-7], [0, 9]):
+            with pytest.raises(IndexError, match=f"no row {rows[-1]}; expected 0 to 5"):
+                simulator.simulate(rows)
+        with pytest.raises(IndexError, match="mask of 7 rows; expected 6"):
+            simulator.simulate(np.ones(7, bool))
+        for rows in (-1, [[0, 1]], [0.0], "all"):
+            with pytest.raises(TypeError, match=r"rows.*expected a list of row num"):
+                simulator.simulate(rows)
+
+    def test_repr(self):
+        simulator = SubtomogramSimulator(3, structures=PAIR, size=8, voxel_size=25.0)
+        assert repr(simulator) == (
+            "SubtomogramSimulator(2 classes x 3 volumes of 8^3 voxels of 25 A, "
+            "snr=0.1, n_neighbors=4)"
+        )
 
     def test_description_tells_the_realised_ratio(self):
         simulator = SubtomogramSimulator(
@@ -425,6 +442,21 @@ class TestStructures:
             make_subtomograms(1, structures=[point])
         result = make_subtomograms(1, structures=[point], size=8, voxel_size=5.0)
         assert np.isfinite(result.data).all()
+
+    def test_warns_once_if_the_largest_does_not_fit(self):
+        radius = max(load_phantom(name).radius for name in PAIR)
+        options = {"structures": PAIR, "size": 8, "random_state": 0}
+        smallest = 2 * radius / 8
+        make_subtomograms(1, voxel_size=smallest, **options)
+        make_subtomograms(1, max_shift=0.0, **options)
+        for make in (make_subtomograms, SubtomogramSimulator):
+            with pytest.warns(UserWarning, match="does not fit") as caught:
+                make(2, voxel_size=smallest - 0.5, **options)
+            (warning,) = caught
+            message = str(warning.message)
+            assert "'rna_polymerase_ii', which is up to" in message
+            assert f"{2 * radius:.4g} A across" in message
+            assert f"{8 * (smallest - 0.5):.4g} A;" in message
 
     @pytest.mark.parametrize(
         ("structures", "error", "message"),
@@ -479,6 +511,7 @@ class TestStructures:
         ("crowding", None, TypeError),
         ("tilt_step", 0, ValueError),
         ("tilt_step", "3", TypeError),
+        ("tilt_step", 121, ValueError),
         ("low_pass", 0, ValueError),
         ("low_pass", 1e5, ValueError),
         ("low_pass", "40", TypeError),

@@ -1,4 +1,8 @@
 import hashlib
+import inspect
+import json
+import threading
+import time
 
 import mrcfile
 import numpy as np
@@ -7,7 +11,9 @@ from joblib import parallel_config
 from scipy.ndimage import affine_transform
 from sklearn.utils import Bunch
 
+from sksubtomo._version import __version__
 from sksubtomo.datasets import (
+    Microscope,
     Structure,
     SubtomogramSimulator,
     load_phantom,
@@ -42,6 +48,7 @@ class TestWriteSubtomograms:
         assert files_in(path.parent) == [
             "clean.mrc",
             "particles.star",
+            "simulation.json",
             "subtomograms.mrc",
         ]
         for name, volumes in (
@@ -169,7 +176,12 @@ class TestWriteSubtomograms:
         (tmp_path / "notes.txt").write_text("mine")
         write_subtomograms(tmp_path, 3, overwrite=True, **SMALL)
         # The clean volumes were those of the earlier set.
-        assert files_in(tmp_path) == ["notes.txt", "particles.star", "subtomograms.mrc"]
+        assert files_in(tmp_path) == [
+            "notes.txt",
+            "particles.star",
+            "simulation.json",
+            "subtomograms.mrc",
+        ]
         assert len(read_particles(tmp_path / "particles.star")) == 6
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
@@ -194,6 +206,27 @@ class TestWriteSubtomograms:
         assert digests(tmp_path / "old") == before
         assert not (tmp_path / "new").exists()
 
+    def test_interruption_waits_for_the_threads(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(writing, "_CHUNK_VOXELS", 2 * 8**3)
+        simulate, started = SubtomogramSimulator.simulate, threading.Event()
+        done = []
+
+        def slow_simulate(self, rows, *, clean):
+            if rows.start == 0:
+                started.wait(5)
+                raise KeyboardInterrupt
+            started.set()
+            time.sleep(0.3)
+            done.append(rows)
+            return simulate(self, rows, clean=clean)
+
+        monkeypatch.setattr(SubtomogramSimulator, "simulate", slow_simulate)
+        earlier = set(threading.enumerate())
+        with pytest.raises(KeyboardInterrupt):
+            write_subtomograms(tmp_path / "new", 9, n_jobs=2, **SMALL)
+        assert done
+        assert set(threading.enumerate()) <= earlier
+
     def test_star_file_says_that_the_set_is_whole(self, tmp_path, monkeypatch):
         write_subtomograms(tmp_path, 2, clean=True, **SMALL)
         replace = writing.os.replace
@@ -206,7 +239,11 @@ class TestWriteSubtomograms:
         monkeypatch.setattr(writing.os, "replace", failing_replace)
         with pytest.raises(OSError, match="no space"):
             write_subtomograms(tmp_path, 3, clean=True, overwrite=True, **SMALL)
-        assert files_in(tmp_path) == ["clean.mrc", "subtomograms.mrc"]
+        assert files_in(tmp_path) == [
+            "clean.mrc",
+            "simulation.json",
+            "subtomograms.mrc",
+        ]
 
     def test_progress_bar(self, tmp_path, capsys):
         write_subtomograms(tmp_path / "quiet", 2, **SMALL)
@@ -224,6 +261,57 @@ class TestWriteSubtomograms:
         with pytest.raises(TypeError, match="unknown"):
             write_subtomograms(tmp_path / "new", 2, unknown=1)
         assert files_in(tmp_path) == ["file"]
+
+    @pytest.mark.parametrize("kind", ["int", "none", "generator", "state"])
+    def test_settings_make_the_same_volumes(self, tmp_path, kind):
+        seed = {
+            "int": 5,
+            "none": None,
+            "generator": np.random.default_rng(0),
+            "state": np.random.RandomState(0),
+        }[kind]
+        options = SMALL | {"random_state": seed, "snr": np.float32(0.5)}
+        path = write_subtomograms(tmp_path, 2, tilt_axis=np.float32(30), **options)
+        settings = json.loads((tmp_path / "simulation.json").read_text())
+        assert settings["sksubtomo"] == __version__
+        assert settings["kind"] == "subtomograms"
+        assert [item["name"] for item in settings["structures"]] == PAIR
+        groel = load_phantom("groel")
+        assert settings["structures"][0]["mass"] == pytest.approx(groel.mass, rel=1e-4)
+        assert settings["structures"][0]["radius"] == pytest.approx(groel.radius, 1e-4)
+        parameters = settings["parameters"]
+        microscope = Microscope(**parameters.pop("microscope"))
+        again = make_subtomograms(structures=PAIR, microscope=microscope, **parameters)
+        volumes, _ = read_volume_stack(path.with_name("subtomograms.mrc"))
+        np.testing.assert_array_equal(again.data, volumes)
+
+    def test_settings_have_every_parameter(self, tmp_path):
+        write_subtomograms(tmp_path, 1, microscope=None, **SMALL | {"snr": np.inf})
+        text = (tmp_path / "simulation.json").read_text()
+        parameters = json.loads(text, parse_constant=pytest.fail)["parameters"]
+        expected = set(inspect.signature(SubtomogramSimulator).parameters)
+        assert set(parameters) == expected - {"structures"}
+        assert parameters["snr"] == "inf"
+        assert parameters["microscope"] is None
+
+    def test_defocus(self, tmp_path):
+        path = write_subtomograms(
+            tmp_path / "a", 2, microscope=Microscope(defocus=-2.5), **SMALL
+        )
+        column = read_particles(path).loop.column
+        for tag in ("rlnDefocusU", "rlnDefocusV"):
+            assert [float(value) for value in column(tag)] == [-25000] * 4
+        assert [float(value) for value in column("rlnDefocusAngle")] == [0] * 4
+        path = write_subtomograms(tmp_path / "b", 2, microscope=None, **SMALL)
+        assert "rlnDefocusU" not in read_particles(path).loop
+
+    def test_refuses_commas_in_names(self, tmp_path):
+        groel = load_phantom("groel")
+        named = Structure("a,b", groel.coordinates, groel.masses)
+        with pytest.raises(ValueError, match="class 'a,b' has a comma"):
+            write_subtomograms(tmp_path / "out", 1, structures=[named], size=8)
+        assert files_in(tmp_path) == []
+        write_subtomograms(tmp_path, 1, structures=[named], size=8, n_neighbors=0)
 
     def test_odd_names_come_back(self, tmp_path):
         odd = Structure(
@@ -250,7 +338,12 @@ class TestWriteTomogram:
 
     def test_files_hold_the_scene(self, tmp_path, scene):
         path = write_tomogram(tmp_path / "out", scene)
-        assert files_in(path.parent) == ["clean.mrc", "particles.star", "tomogram.mrc"]
+        assert files_in(path.parent) == [
+            "clean.mrc",
+            "particles.star",
+            "simulation.json",
+            "tomogram.mrc",
+        ]
         for name, volume in (("tomogram", scene.tomogram), ("clean", scene.clean)):
             with mrcfile.open(path.with_name(f"{name}.mrc")) as mrc:
                 np.testing.assert_array_equal(mrc.data, volume)
@@ -271,6 +364,31 @@ class TestWriteTomogram:
         rotations = rotation_matrices(np.array(angles, dtype=float).T)
         np.testing.assert_allclose(rotations, scene.rotations, atol=1e-5)
 
+    def test_settings_make_the_same_tomogram(self, tmp_path, scene):
+        write_tomogram(tmp_path, scene)
+        settings = json.loads((tmp_path / "simulation.json").read_text())
+        assert settings["kind"] == "tomogram"
+        parameters = settings["parameters"]
+        arguments = set(inspect.signature(make_tomogram).parameters)
+        assert set(parameters) == arguments - {"structures", "return_clean"}
+        microscope = Microscope(**parameters.pop("microscope"))
+        again = make_tomogram(structures=PAIR, microscope=microscope, **parameters)
+        np.testing.assert_array_equal(again.tomogram, scene.tomogram)
+        column = read_particles(tmp_path / "particles.star").loop.column
+        assert [float(value) for value in column("rlnDefocusU")] == [50000] * 5
+
+    def test_a_folder_holds_one_kind(self, tmp_path, scene):
+        write_tomogram(tmp_path / "a", scene)
+        before = digests(tmp_path / "a")
+        with pytest.raises(FileExistsError, match=r"holds tomogram\.mrc, data of the"):
+            write_subtomograms(tmp_path / "a", 1, overwrite=True, **SMALL)
+        assert digests(tmp_path / "a") == before
+        write_subtomograms(tmp_path / "b", 1, **SMALL)
+        before = digests(tmp_path / "b")
+        with pytest.raises(FileExistsError, match=r"holds subtomograms\.mrc, data of"):
+            write_tomogram(tmp_path / "b", scene, overwrite=True)
+        assert digests(tmp_path / "b") == before
+
     def test_overwriting(self, tmp_path, scene):
         write_tomogram(tmp_path, scene)
         with pytest.raises(FileExistsError, match=r"already holds tomogram\.mrc"):
@@ -279,4 +397,8 @@ class TestWriteTomogram:
             **{key: value for key, value in scene.items() if key != "clean"}
         )
         write_tomogram(tmp_path, without, overwrite=True)
-        assert files_in(tmp_path) == ["particles.star", "tomogram.mrc"]
+        assert files_in(tmp_path) == [
+            "particles.star",
+            "simulation.json",
+            "tomogram.mrc",
+        ]

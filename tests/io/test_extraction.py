@@ -120,17 +120,21 @@ def test_boxes_over_the_edge_are_dropped_and_named(folder):
         rlnTomoParticleName=[f"TS_01/{i}" for i in range(1, 6)],
     )
     extraction, volumes, particles = extract(folder, star)
-    assert extraction.dropped == ["TS_01/2", "TS_01/4", "TS_01/5"]
+    assert extraction.dropped == ["TS_01/2", "TS_01/4"]
+    assert extraction.outside == ["TS_01/5"]
     assert particles.loop.column("rlnTomoParticleName") == ["TS_01/1", "TS_01/3"]
     assert len(volumes) == 2
-    assert "3 dropped" in extraction.summary()
-    assert "TS_01/4" in extraction.summary()
+    summary = extraction.summary()
+    assert "2 dropped, with boxes" in summary
+    assert "edge: TS_01/2, TS_01/4." in summary
+    assert "1 left out, with centres outside of the tomogram: TS_01/5." in summary
+    assert "--coordinate-units" in summary
 
 
 def test_boxes_over_the_edge_are_padded_with_their_mean(folder, tomogram):
     star = write_star(folder / "p.star", [(8, 12, 10), (1, 12, 10), (8, 99, 10)])
     extraction, volumes, _ = extract(folder, star, edge="pad")
-    assert extraction.dropped == ["3"]
+    assert (extraction.dropped, extraction.outside) == ([], ["3"])
     assert extraction.padded == ["2"]
     inside = tomogram[0:3, 10:14, 8:12]
     np.testing.assert_array_equal(volumes[1, 1:], inside)
@@ -238,6 +242,60 @@ def test_tomogram_is_found_by_its_name(tmp_path, tomogram, file, name):
         tmp_path / file, star, size=4, output=tmp_path / "out"
     )
     assert extraction.names == ["2"]
+
+
+def test_another_name_is_warned_of_unless_it_is_given(folder):
+    star = write_star(folder / "ts02.star", [(8, 12, 10)], rlnTomoName=["TS_02"])
+    options = {"size": 4, "output": folder / "out", "overwrite": True}
+    with pytest.warns(
+        UserWarning,
+        match=r"TS_01\.mrc is taken for TS_02.*--tomogram-name TS_02 .* says",
+    ) as found:
+        extract_subtomograms(folder / "TS_01.mrc", star, **options)
+    assert found[0].filename == __file__
+    # Warnings are errors here.
+    extract_subtomograms(folder / "TS_01.mrc", star, tomogram_name="TS_02", **options)
+    (folder / "TS_01.mrc").rename(folder / "rec_TS_02.mrc")
+    extract_subtomograms(folder / "rec_TS_02.mrc", star, **options)
+
+
+def test_particles_of_other_tomograms_are_counted(folder):
+    star = write_star(
+        folder / "p.star",
+        [(8, 12, 10)] * 4,
+        rlnTomoName=["TS_02", "TS_01", "TS_03", "TS_02"],
+        rlnTomoParticleName=list("abcd"),
+    )
+    extraction, *_ = extract(folder, star)
+    assert extraction.missing == {"TS_02": 2, "TS_03": 1}
+    assert extraction.unused == []
+    assert (
+        "3 left out, of 2 tomograms that were not given: TS_02 (2), TS_03 (1)."
+        in extraction.summary()
+    )
+    options = {"tomogram_name": "TS_02", "selection": ["a", "b"], "overwrite": True}
+    assert extract(folder, star, **options)[0].missing == {"TS_01": 1}
+
+
+def test_output_that_is_a_file(folder):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    for output in (star, star / "deeper"):
+        with pytest.raises(NotADirectoryError, match=r"p\.star is a file; expected a"):
+            extract(folder, star, output=output)
+    assert star.is_file()
+
+
+def test_failure_leaves_no_empty_folder(folder):
+    star = write_star(folder / "p.star", [(8, 12, 10)])
+    with (folder / "TS_01.mrc").open("r+b") as file:
+        file.seek(1024 + 4 * np.ravel_multi_index((8, 12, 10), SHAPE))
+        file.write(np.float32(np.nan).tobytes())
+    (folder / "mine").mkdir()
+    for output in ("out", "a/b", "mine", "mine/c"):
+        with pytest.raises(ValueError, match="particle 1: .* NaN"):
+            extract(folder, star, output=folder / output)
+    left = {path.name for path in folder.rglob("*")}
+    assert left == {"TS_01.mrc", "p.star", "mine"}
 
 
 def test_tomogram_can_be_named(folder):

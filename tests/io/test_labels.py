@@ -38,7 +38,13 @@ def test_kinds_of_csv(labels, content):
     ("content", "message"),
     [
         ("", "line 1: has the columns []; expected 'particle' and 'label'"),
-        ("particle;label\n001;7\n", "line 1: has the columns ['particle;label']"),
+        (
+            "particle;label\n001;7\n",
+            "['particle;label']; expected 'particle' and 'label', each once, with",
+        ),
+        ("particle\tlabel\n", "line 1: has the columns ['particle\\tlabel']; expected"),
+        (f"particle,label\n{'x' * 999},7\n", f"particle '{'x' * 77}...' is unknown"),
+        (f"particle,label\n001,7\n001,{'x' * 999}\n", f"now '{'x' * 77}...'; exp"),
         ("particle,label,label\n", "line 1: has the columns"),
         ("particle,label\n001,7\n002,8\n", "line 3: the particle '002' is unknown"),
         ("particle,label\n001,7\n001,7\n", "'001' has a label since line 2, again"),
@@ -67,6 +73,8 @@ def test_names_of_several_particles(labels):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_labels(tmp_path / "none.csv", NAMES)
+    with pytest.raises(ValueError, match="is a folder; expected a CSV or STAR file"):
+        read_labels(tmp_path, NAMES)
 
 
 def test_column_of_a_star_file(labels):
@@ -76,6 +84,7 @@ def test_column_of_a_star_file(labels):
     )
     found = labels(text, labels_column="label")
     assert found == [None, None, None, "heat shock"]
+    assert labels(text, labels_column="_label") == found
     with pytest.raises(ValueError, match="the loop has no column class"):
         labels(text, labels_column="class")
     with pytest.raises(ValueError, match="particle 1: the particle '001' is unknown"):

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import re
 import tracemalloc
 import warnings
 
@@ -112,9 +113,27 @@ def test_compressed_file(tmp_path, stack):
         read_volume_stack(path)
 
 
-def test_unusual_axes(tmp_path, stack):
-    path = write(tmp_path / "s.mrc", stack, mapc=3, maps=1)
-    with pytest.raises(ValueError, match=r"\(3, 2, 1\)"):
+@pytest.mark.parametrize("stored", ["zyx", "xyz", "yzx", "xzy", "zxy", "yxz"])
+def test_axes_of_a_stack_are_brought_into_order(tmp_path, stack, stored):
+    # mapc, mapr and maps: the axis (x is 1) of columns, rows and sections.
+    mapc, mapr, maps = ("_xyz".index(axis) for axis in reversed(stored))
+    data = stack.transpose(0, *(1 + "zyx".index(axis) for axis in stored))
+    path = write(
+        tmp_path / "s.mrc",
+        np.ascontiguousarray(data),
+        mapc=mapc,
+        mapr=mapr,
+        maps=maps,
+    )
+    volumes, voxel_size = read_volume_stack(path)
+    np.testing.assert_array_equal(volumes, stack)
+    assert isinstance(volumes, np.memmap)
+    assert voxel_size == 10
+
+
+def test_axes_of_a_stack_that_are_no_permutation(tmp_path, stack):
+    path = write(tmp_path / "s.mrc", stack, mapc=3)
+    with pytest.raises(ValueError, match=r"s\.mrc: stores the axes \(3, 2, 3\)"):
         read_volume_stack(path)
 
 
@@ -205,6 +224,47 @@ def test_cubes_of_relion_and_warp_are_volumes(tmp_path):
         path = write_single(tmp_path / name, cube, ispg=0, mz=mz)
         with pytest.raises(ValueError, match=rf"{name}: holds a stack of 6 images"):
             open_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "sign"),
+    [
+        ("v.mrcs", {}, "a name that ends in .mrcs"),
+        ("V.MRCS", {"ispg": 19}, "a name that ends in .mrcs"),
+        ("v.mrcs.gz", {}, "a name that ends in .mrcs"),
+        ("v.mrc", {"mz": 1}, "mz 1"),
+        ("v.mrc", {"ispg": 0, "mz": 1}, "ispg 0, mz 1"),
+        ("v.mrcs", {"ispg": 0}, "ispg 0, a name that ends in .mrcs"),
+    ],
+)
+def test_signs_of_images_in_a_header_of_any_space_group(
+    tmp_path, stack, name, header, sign
+):
+    path = write_single(tmp_path / "plain", stack[0], **header)
+    contents = path.read_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(contents) if name.endswith("gz") else contents)
+    found = re.escape(f"a stack of 4 images of shape (5, 6) ({sign})")
+    with pytest.raises(ValueError, match=found + r".*allow_image_stacks=True"):
+        open_volume(path)
+    if not name.endswith("gz"):
+        with pytest.raises(ValueError, match=found + ".*ispg 401"):
+            read_volume_stack(path)
+    volume, _ = open_volume(path, allow_image_stacks=True, voxel_size=10)
+    np.testing.assert_array_equal(volume, stack[0])
+
+
+def test_what_is_no_sign_of_images(tmp_path, stack):
+    # A stack of volumes is one by its space group, and one slice is no stack.
+    volumes, _ = read_volume_stack(write(tmp_path / "s.mrcs", stack))
+    np.testing.assert_array_equal(volumes, stack)
+    sections = np.ascontiguousarray(stack[:, :1])
+    assert read_volume_stack(write(tmp_path / "t.mrc", sections))[0].shape[1] == 1
+    volume, _ = open_volume(write_single(tmp_path / "v.mrc", stack[0, :1]))
+    np.testing.assert_array_equal(volume, stack[0, :1])
+    # A slab whose one slice along z is not the axis of the sections.
+    path = write_single(tmp_path / "w.mrc", stack[0, :, :1], mapr=3, maps=2, mz=1)
+    assert open_volume(path, voxel_size=10)[0].shape == (1, 4, 6)
 
 
 def test_stack_of_one_volume(tmp_path, stack):

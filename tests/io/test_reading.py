@@ -169,6 +169,7 @@ def test_parameters(folder, data):
     assert ReadVolumes(axes="xyz").fit(references).volume_shape_ == (8, 8, 8)
 
 
+@pytest.mark.filterwarnings("ignore:.*which is no cube:UserWarning")
 def test_shape_is_that_of_the_axes(tmp_path):
     write_volume(tmp_path / "v.mrc", np.zeros((3, 4, 5)), 10)
     reader = ReadVolumes(axes="xzy").fit([tmp_path / "v.mrc"])
@@ -212,6 +213,7 @@ def test_stack_without_a_number(tmp_path, data):
         ReadVolumes().fit([tmp_path / "s.mrc"])
 
 
+@pytest.mark.filterwarnings("ignore:.*which is no cube:UserWarning")
 def test_other_volumes_than_in_fit(folder, data):
     reader = ReadVolumes().fit([folder / "v_0.mrc"])
     write_volume(folder / "v_1.mrc", data[0][1][:7], 40)

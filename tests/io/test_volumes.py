@@ -1,7 +1,9 @@
 import builtins
 import gzip
 import os
+import re
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import emfile
@@ -23,6 +25,9 @@ from sksubtomo.io import (
 )
 from sksubtomo.io import volumes as volumes_module
 from sksubtomo.io.volumes import set_contrast
+
+# Volumes of three different sides tell one axis from another.
+pytestmark = pytest.mark.filterwarnings("ignore:.*which is no cube:UserWarning")
 
 
 @pytest.fixture
@@ -113,6 +118,88 @@ def test_image_stack_is_refused_unless_allowed(tmp_path, stack):
         read_volumes(path)
     subtomograms = read_volumes(path, allow_image_stacks=True)
     np.testing.assert_array_equal(subtomograms.volumes, stack[:1])
+
+
+def test_tilt_images_that_a_header_calls_a_volume(tmp_path):
+    images = np.random.default_rng(0).normal(size=(7, 6, 6)).astype(np.float32)
+    for name, mz in (("t.mrcs", 7), ("t.mrc", 1)):
+        path = tmp_path / name
+        with mrcfile.new(path) as mrc:
+            mrc.set_data(images)
+            mrc.header.mz = mz
+            assert mrc.header.ispg == 1
+        message = r"7 images of shape \(6, 6\) \((mz 1|a name that ends in .mrcs)\)"
+        for read in (read_volumes, list_references):
+            with pytest.raises(ValueError, match=message):
+                read(path)
+        with pytest.raises(ValueError, match=message):
+            ReadVolumes().fit([path])
+        subtomograms = read_volumes(path, allow_image_stacks=True)
+        np.testing.assert_array_equal(subtomograms.volumes[0], images)
+
+
+def caught(read, *args, **options):
+    """Return the messages of all warnings."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        read(*args, **options)
+    return [str(warning.message) for warning in found]
+
+
+def test_volumes_that_are_no_cubes_are_warned_of_once(tmp_path, folder, stack):
+    path = tmp_path / "v.mrc"
+    write_volume(path, stack[0], 10)
+    message = (
+        r"\.mrc: holds a single volume of shape \(4, 5, 6\) .ispg 1.*4 tilt images"
+    )
+    reader = ReadVolumes().fit([path])
+    for found in (
+        caught(read_volumes, path),
+        caught(read_volumes, folder),
+        caught(ReadVolumes().fit_transform, list_references(folder)),
+        caught(reader.transform, [path, path]),
+    ):
+        assert len(found) == 1
+        assert re.search(message, found[0])
+    assert not caught(read_volumes, folder, allow_image_stacks=True)
+    write_volume(path, np.zeros((4, 4, 4)), 10)
+    assert not caught(read_volumes, path)
+    write_volume_stack(path, stack[:1], 10)
+    assert not caught(read_volumes, path)
+
+
+def test_header_is_warned_of_once(tmp_path):
+    path = tmp_path / "v.mrc"
+    write_volume(path, np.zeros((4, 4, 4)), 10)
+    with mrcfile.open(path, "r+") as mrc:
+        mrc.voxel_size = (10, 10, 12)
+    for found in (
+        caught(read_volumes, path),
+        caught(ReadVolumes().fit_transform, [path, path]),
+    ):
+        assert len(found) == 1
+        assert "12 x 10 x 10 A" in found[0]
+    # Neither the listing nor a voxel size that is given reads the header's.
+    assert not caught(list_references, path)
+    assert not caught(read_volumes, path, voxel_size=10)
+    with mrcfile.open(path, "r+") as mrc:
+        mrc.header.map = b""
+    assert len(caught(read_volumes, path, voxel_size=10)) == 1
+
+
+@pytest.mark.parametrize("axes", ["zyx", "xyz"])
+def test_stack_of_permuted_axes(tmp_path, stack, axes):
+    path = tmp_path / "s.mrc"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(np.ascontiguousarray(stack.transpose(0, 3, 2, 1)))
+        mrc.header.mapc, mrc.header.maps = 3, 1
+    # `axes` counts from what the header gives.
+    expected = stack if axes == "zyx" else stack.transpose(0, 3, 2, 1)
+    subtomograms = read_volumes(path, axes=axes)
+    np.testing.assert_array_equal(subtomograms.volumes, expected)
+    assert is_mapped(subtomograms.volumes)
+    gathered = read_volumes([f"3@{path}", f"1@{path}"], axes=axes).volumes
+    np.testing.assert_array_equal(gathered, expected[[2, 0]])
 
 
 # Folders, patterns and lists
@@ -597,6 +684,46 @@ def test_star_and_header_contradict(tmp_path, stack, folder):
         with pytest.raises(ValueError, match=r"@s\.mrc: .*10 A; expected 8 A.*p\.star"):
             read_volumes(path)
         assert read_volumes(path, voxel_size=8).voxel_size == 8
+
+
+def test_star_and_volumes_contradict_in_size(tmp_path, stack):
+    write_volume_stack(tmp_path / "s.mrc", stack, 10)
+    path = tmp_path / "p.star"
+    for names in (["1@s.mrc", "2@s.mrc"], ["3@s.mrc", "1@s.mrc"]):
+        columns = {"rlnImageName": names}
+        message = (
+            r"@s\.mrc: .*\(4, 5, 6\); expected a width of 64.*p\.star.*voxel_size="
+        )
+        write_particles(path, columns, optics={"rlnImageSize": 64})
+        with pytest.raises(ValueError, match=message):
+            read_volumes(path)
+        assert len(read_volumes(path, voxel_size=10)) == 2
+        write_particles(path, columns, optics={"rlnImageSize": 6})
+        assert len(read_volumes(path)) == 2
+    # In the particles' own table.
+    table = "data_\n\nloop_\n_rlnImageName\n_rlnImageSize\n1@s.mrc 6\n2@s.mrc {}\n"
+    path.write_text(table.format(64))
+    with pytest.raises(ValueError, match=message):
+        read_volumes(path)
+    path.write_text(table.format("six"))
+    with pytest.raises(ValueError, match=r"p\.star: rlnImageSize is .*'six'"):
+        read_volumes(path)
+    path.write_text(table.format("6.0"))
+    assert len(read_volumes(path)) == 2
+
+
+def test_size_of_optics_groups_without_particles_is_not_theirs(tmp_path, stack):
+    write_volume_stack(tmp_path / "s.mrc", stack, 10)
+    path = tmp_path / "p.star"
+    table = (
+        "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImageSize\n1 64\n2 6\n\n"
+        "data_particles\n\nloop_\n_rlnImageName\n_rlnOpticsGroup\n1@s.mrc 2\n"
+    )
+    path.write_text(table)
+    assert len(read_volumes(path)) == 1
+    path.write_text(table + "2@s.mrc 1\n")
+    with pytest.raises(ValueError, match="width of 64"):
+        read_volumes(path)
 
 
 def test_star_of_image_stacks_is_refused_unless_allowed(tmp_path, stack):
