@@ -55,6 +55,9 @@ def random_rotations(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     True
     """
     quaternions = rng.standard_normal((n, 4))
+    if n == 0:
+        # Older versions of SciPy take no empty array.
+        return np.empty((0, 3, 3))
     matrices: NDArray[np.float64] = Rotation.from_quat(quaternions).as_matrix()
     return matrices
 

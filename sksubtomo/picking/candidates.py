@@ -127,7 +127,7 @@ def resample_template(
     centre = np.array(volume.shape) // 2
     resampled: NDArray[np.float32] = affine_transform(
         volume,
-        np.full(3, scale),
+        scale * np.eye(3),
         centre - scale * (size // 2),
         output_shape=(size, size, size),
         order=3,

@@ -22,8 +22,13 @@ _atom_site.label_seq_id
 _atom_site.Cartn_x
 _atom_site.Cartn_y
 _atom_site.Cartn_z
-ATOM 1 C CA . GLY A 1 0.0 0.0 0.0
-ATOM 2 S SG . CYS A 2 0.0 0.0 9.0
+_atom_site.occupancy
+_atom_site.B_iso_or_equiv
+_atom_site.auth_seq_id
+_atom_site.auth_asym_id
+_atom_site.pdbx_PDB_model_num
+ATOM 1 C CA . GLY A 1 0.0 0.0 0.0 1.0 20.0 1 A 1
+ATOM 2 S SG . CYS A 2 0.0 0.0 9.0 1.0 20.0 2 A 1
 """,
     mtime=0,
 )
