@@ -30,14 +30,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         If it cannot be written, for example because the disk is full.
     """
     with _naming(path):
-        target, beside = _places(path)
+        target, beside = places(path)
         try:
             write(beside)
-            if target.exists():
-                # Some file systems have no modes.
-                with suppress(OSError):
-                    os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
-            os.replace(beside, target)
+            put_in_place(beside, target)
         finally:
             beside.unlink(missing_ok=True)
 
@@ -71,7 +67,7 @@ def check_writable(path: Path) -> None:
         If nothing can be written beside it, or under so long a name.
     """
     with _naming(path):
-        _, beside = _places(path)
+        _, beside = places(path)
         try:
             beside.write_bytes(b"")
         finally:
@@ -105,13 +101,44 @@ def check_folder_writable(folder: Path, name: str) -> None:
         check_writable(folder / name)
 
 
-def _places(path: Path) -> tuple[Path, Path]:
-    """Return the file that is meant, and the one to write first."""
+def places(path: Path) -> tuple[Path, Path]:
+    """Return where an atomic write ends and where it begins.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace.
+
+    Returns
+    -------
+    target, beside : Path
+        The file that is meant, symbolic links followed, and the one to write first.
+
+    Raises
+    ------
+    ValueError
+        If no file can have that name, or something else than a regular file has it.
+    """
     _check_name(path)
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise ValueError(f"{path}: is no regular file; expected another name.")
     return target, target.with_name(f".{target.name}.{os.getpid()}")
+
+
+def put_in_place(beside: Path, target: Path) -> None:
+    """End an atomic write: the new file takes the old one's place and mode.
+
+    Parameters
+    ----------
+    beside, target : Path
+        What `places` returned; `beside` is written and closed.
+    """
+    if target.exists():
+        # Some file systems have no modes.
+        with suppress(OSError):
+            os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
+    os.replace(beside, target)
 
 
 def _check_name(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import math
-import os
 import warnings
 import zlib
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from mrcfile import utils
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import ArrayLike, NDArray
 
-from sksubtomo._files import write_atomically
+from sksubtomo._files import places, put_in_place, write_atomically
 from sksubtomo._version import __version__
 
 _STACK_EXPECTED = (
@@ -334,7 +333,7 @@ class VolumeStackWriter:
         self._header = _make_header(
             (self.n_volumes, *self.volume_shape), self.voxel_size
         )
-        self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._target, self._beside = places(self.path)
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -410,7 +409,7 @@ class VolumeStackWriter:
                 self._statistics.store(self._header)
                 file.seek(0)
                 file.write(self._header.tobytes())
-            os.replace(self._beside, self.path)
+            put_in_place(self._beside, self._target)
         finally:
             self._beside.unlink(missing_ok=True)
 

@@ -555,3 +555,16 @@ def test_writer_needs_constant_memory(tmp_path):
     assert path.stat().st_size > 13e6
     # A few temporary arrays of one batch, in double precision.
     assert peak < 1e6
+
+
+def test_writer_follows_links_and_keeps_modes(tmp_path):
+    target, link = tmp_path / "target.mrc", tmp_path / "link.mrc"
+    write_volume_stack(target, np.zeros((1, 4, 4, 4)), 10)
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_volume_stack(link, np.ones((2, 4, 4, 4)), 10)
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert read_volume_stack(target)[0].shape == (2, 4, 4, 4)
+    with pytest.raises(ValueError, match="is no regular file"):
+        write_volume_stack(tmp_path, np.zeros((1, 4, 4, 4)), 10)
