@@ -1,8 +1,9 @@
-"""Resolve parameters that are given as a name or as an object."""
+"""Parameters that are given as a name or as an object."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from sklearn.base import clone
@@ -51,3 +52,37 @@ def resolve(value: Any, table: Mapping[str, type], parameter: str) -> Any:
             f"of {sorted(table)} or an object with a build method."
         )
     return clone(value, safe=False)
+
+
+def describe(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Write parameters down, those of parameter objects included.
+
+    Parameters
+    ----------
+    parameters : mapping of str to object
+        Plain values and parameter objects by name.
+
+    Returns
+    -------
+    dict of str to str
+        Values by name, those inside an object as ``name__parameter``. Two equal
+        descriptions mean equal parameters.
+    """
+    described = {}
+    for name, value in parameters.items():
+        if hasattr(value, "get_params"):
+            kind = type(value)
+            described[name] = f"{kind.__module__}.{kind.__qualname__}"
+            inner = value.get_params(deep=False)
+            described |= describe({f"{name}__{key}": inner[key] for key in inner})
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            # NumPy's numbers, and 0 and 0.0, mean the same as Python's.
+            number = float(value)
+            whole = number.is_integer()
+            described[name] = repr(int(number) if whole else number)
+        elif repr(value) == object.__repr__(value):
+            # It has an address, which another process has not.
+            described[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+        else:
+            described[name] = repr(value)
+    return described

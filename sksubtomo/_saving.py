@@ -29,6 +29,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sksubtomo._files import check_folder_writable, write_atomically
 from sksubtomo._training.batches import Normalizer
+from sksubtomo._training.distribution import is_main
 from sksubtomo._training.portable import PortableNetworkMixin
 from sksubtomo._training.runtime import Device
 from sksubtomo._version import __version__
@@ -46,10 +47,10 @@ _TABLES: dict[str, Mapping[str, type]] = {
     "augmentation": AUGMENTATIONS,
 }
 
-# What belongs to a run, not to a model: callbacks are code, a generator's state is
-# of no use to others, and a joblib cache is a folder of pickles that whoever wrote the
-# model could name.
-_NOT_STORED = ("callbacks", "memory")
+# What belongs to a run, not to a model: callbacks are code, a generator's state and
+# a folder of checkpoints are of no use to others, and a joblib cache is a folder of
+# pickles that whoever wrote the model could name.
+_NOT_STORED = ("callbacks", "checkpoint_dir", "memory")
 
 # No label is longer; a forged file could ask for all memory.
 _MAX_ITEM_BYTES = 1 << 20
@@ -82,9 +83,10 @@ class SavedModelMixin(PortableNetworkMixin):
 
         The folder gets ``model.json``, which is made to be read, and a safetensors
         file with the weights. A saved model that is there already is replaced: a crash
-        leaves the old one or the new one. `callbacks`, `memory` and a `random_state`
-        that is a RandomState are stored as None, and the file says so; an unfitted
-        pretrainer is stored as its parameters, a frozen one with its weights.
+        leaves the old one or the new one. `callbacks`, `checkpoint_dir`, `memory` and a
+        `random_state` that is a RandomState are stored as None, and the file says so;
+        an unfitted pretrainer is stored as its parameters, a frozen one with its
+        weights. Of the processes of ``torchrun``, only the first one writes.
 
         Parameters
         ----------
@@ -99,7 +101,8 @@ class SavedModelMixin(PortableNetworkMixin):
             If it holds something that is not the package's own, such as an encoder of
             another class, or the folder holds something else than a saved model.
         """
-        _write_model(self, Path(folder))
+        if is_main():
+            _write_model(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -201,7 +204,9 @@ def check_saveable(estimator: SavedModelMixin, folder: Path) -> None:
     encoder = _Encoder()
     encoder._name_of_estimator(estimator, "")
     encoder._parameters(estimator, "")
-    check_folder_writable(folder, f"weights-{'0' * 16}.safetensors")
+    # The folders that one process makes to try would come and go under another's.
+    if is_main():
+        check_folder_writable(folder, f"weights-{'0' * 16}.safetensors")
 
 
 def _write_model(estimator: SavedModelMixin, folder: Path) -> None:

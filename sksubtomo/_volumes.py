@@ -2,8 +2,8 @@
 
 scikit-learn's tools (and its conformance checks) speak in rows of features,
 microscopists in volumes. Here both become one C-ordered float32 array of shape
-``(n, depth, height, width)``, or an error that says which row and voxel is
-wrong.
+``(n, depth, height, width)``, or what stays on disk and gives such arrays, or an error
+that says which row and voxel is wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import validate_data
 
-Volumes = npt.NDArray[np.float32]
-VolumeShape = tuple[int, int, int]
+from sksubtomo._stored import (
+    StoredVolumes,
+    Volumes,
+    check_finite,
+    is_stored,
+    iterate_blocks,
+)
 
-# Finiteness is looked up in blocks, so that a memory-mapped stack is never held
-# in memory as a whole.
-_BLOCK_VALUES = 1 << 22
+VolumeShape = tuple[int, int, int]
 
 
 def check_fit_volumes(
@@ -42,7 +45,8 @@ def check_fit_volumes(
     estimator : estimator object
         The estimator being fitted.
     X : array-like of shape (n, depth, height, width) or (n, n_features)
-        Volumes of any real dtype, or rows that are flattened volumes.
+        Volumes of any real dtype, or rows that are flattened volumes. Memory maps and
+        arrays of h5py and Zarr stay on disk; they are read once, block by block.
     volume_shape : sequence of three int, default=None
         Depth, height and width of a flattened volume. By default a row whose
         length is a cube is a cubic volume, and any other row a line of voxels.
@@ -51,8 +55,8 @@ def check_fit_volumes(
 
     Returns
     -------
-    ndarray of shape (n, depth, height, width), float32
-        The volumes; a C-ordered float32 memory map is passed on as it is.
+    ndarray or StoredVolumes of shape (n, depth, height, width), float32
+        The volumes; those that are on disk are not in memory.
 
     Raises
     ------
@@ -79,9 +83,11 @@ def check_fit_volumes(
             f"volume_shape={shape} has {math.prod(shape)} voxels, but the rows of X "
             f"have {n_features} features."
         )
-    _check_finite(rows, shape)
+    volumes = _as_volumes(X, rows, shape)
+    for start, block in iterate_blocks(volumes):
+        check_finite(block, start)
     estimator.volume_shape_ = shape
-    return rows.reshape(-1, *shape)
+    return volumes
 
 
 def check_predict_volumes(estimator: Any, X: Any) -> Volumes:
@@ -96,8 +102,9 @@ def check_predict_volumes(estimator: Any, X: Any) -> Volumes:
 
     Returns
     -------
-    ndarray of shape (n, depth, height, width), float32
-        The volumes.
+    ndarray or StoredVolumes of shape (n, depth, height, width), float32
+        The volumes. Those that are on disk were not read: whoever does checks that
+        they are finite.
 
     Raises
     ------
@@ -115,8 +122,17 @@ def check_predict_volumes(estimator: Any, X: Any) -> Volumes:
             f"expecting volumes of shape {shape} as input."
         )
     rows = _check_rows(estimator, X, reset=False, min_volumes=1)
-    _check_finite(rows, shape)
-    return rows.reshape(-1, *shape)
+    volumes = _as_volumes(X, rows, shape)
+    if not isinstance(volumes, StoredVolumes):
+        for start, block in iterate_blocks(volumes):
+            check_finite(block, start)
+    return volumes
+
+
+def _as_volumes(X: Any, rows: npt.NDArray[np.float32], shape: VolumeShape) -> Volumes:
+    if isinstance(X, StoredVolumes):
+        return X
+    return StoredVolumes(X, shape) if is_stored(X) else rows.reshape(-1, *shape)
 
 
 def _as_array(X: Any) -> Any:
@@ -131,7 +147,7 @@ def _as_array(X: Any) -> Any:
                     f"be equal."
                 )
         return np.asarray(X)
-    if isinstance(X, np.ndarray):
+    if isinstance(X, np.ndarray) or is_stored(X):
         return X
     if not hasattr(X, "ndim") and hasattr(X, "__array__"):
         return np.asarray(X)
@@ -157,6 +173,12 @@ def _shape_of_volumes(X: Any) -> VolumeShape | None:
         raise ValueError(
             f"X has {n_axes} axes, shape {tuple(X.shape)}; {expected}.{hint}"
         )
+    _check_dtype(X)
+    depth, height, width = X.shape[1:]
+    return depth, height, width
+
+
+def _check_dtype(X: Any) -> None:
     if X.dtype.kind == "c":
         raise ValueError(
             f"Complex data not supported: X has dtype {X.dtype}; expected real numbers."
@@ -165,25 +187,28 @@ def _shape_of_volumes(X: Any) -> VolumeShape | None:
         raise TypeError(
             f"X has dtype {X.dtype}; expected volumes of a real numeric dtype."
         )
-    depth, height, width = X.shape[1:]
-    return depth, height, width
 
 
 def _check_rows(
     estimator: Any, X: Any, *, reset: bool, min_volumes: int
 ) -> npt.NDArray[np.float32]:
     """Let scikit-learn validate X as a table of float32 rows, but for finiteness."""
-    if getattr(X, "ndim", 2) == 4:
+    stored = is_stored(X)
+    if stored:
+        _check_dtype(X)
+        # All that is looked at but the values, in no memory.
+        X = np.broadcast_to(np.float32(0), (X.shape[0], math.prod(X.shape[1:])))
+    elif getattr(X, "ndim", 2) == 4:
         X = X.reshape(X.shape[0], math.prod(X.shape[1:]))
     # A float64 too large for float32 becomes infinity, which is reported with its
-    # place by _check_finite.
+    # place by check_finite.
     with np.errstate(over="ignore"):
         return validate_data(
             estimator,
             X,
             reset=reset,
             dtype=np.float32,
-            order="C",
+            order=None if stored else "C",
             ensure_all_finite=False,
             ensure_min_samples=min_volumes,
         )
@@ -206,23 +231,3 @@ def _default_shape(n_features: int) -> VolumeShape:
     if side**3 == n_features:
         return side, side, side
     return 1, 1, n_features
-
-
-def _check_finite(rows: npt.NDArray[np.float32], shape: VolumeShape) -> None:
-    block = max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
-    for start in range(0, len(rows), block):
-        finite = np.isfinite(rows[start : start + block])
-        if finite.all():
-            continue
-        row, voxel = np.argwhere(~finite)[0]
-        value = rows[start + row, voxel]
-        what = (
-            "NaN"
-            if np.isnan(value)
-            else "infinity (inf) or a value too large for float32"
-        )
-        z, y, x = (int(i) for i in np.unravel_index(voxel, shape))
-        raise ValueError(
-            f"Input X contains {what}: first in volume {start + row} at voxel "
-            f"(z={z}, y={y}, x={x}), feature {voxel}."
-        )

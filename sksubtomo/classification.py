@@ -2,7 +2,6 @@
 
 import warnings
 from numbers import Integral, Real
-from types import FunctionType
 
 import numpy as np
 from scipy.special import softmax
@@ -10,8 +9,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 
+from sksubtomo._caching import fit_once
 from sksubtomo._labels import (
     check_labels,
     draw_by_class,
@@ -28,6 +28,7 @@ from sksubtomo._training.fitting import (
     fine_tune,
 )
 from sksubtomo._training.inference import apply_in_batches
+from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
     Device,
     draw_seed,
@@ -35,7 +36,6 @@ from sksubtomo._training.runtime import (
     resolve_device,
     spawn_seeds,
 )
-from sksubtomo._version import __version__
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
 from sksubtomo.networks import ENCODERS, RB3D
@@ -103,13 +103,17 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         and the mark is not one of ``classes_``. None means all rows are labelled.
     memory : str or object with the joblib.Memory interface, default=None
         Caches the fitting of the nested pretrainer, so that a search over the
-        classifier's parameters pretrains once a fold. The key is the pretrainer's
-        parameters and X. If the pretrainer's `random_state` is None, its seed is
-        drawn from the classifier's; if that is None too, nothing is cached.
+        classifier's parameters pretrains once a fold, however many processes it runs
+        in. The key is the pretrainer's parameters and the values of X. If the
+        pretrainer's `random_state` is None, its seed is drawn from the classifier's;
+        if that is None too, nothing is cached.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
         there is validation, ``train_loss`` always.
+    precision : {"auto", "float32", "tf32", "bf16"}, default="auto"
+        Of the encoder's arithmetic in fine-tuning and prediction, as for the
+        pretrainer, which has its own.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the accelerator, if there is one.
     random_state : int, RandomState instance or None, default=None
@@ -179,6 +183,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         "unlabeled": [Real, str, None],
         "memory": [str, HasMethods("cache"), None],
         "callbacks": [list, tuple, None],
+        "precision": [StrOptions(set(PRECISIONS))],
         "device": [str, Device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -208,6 +213,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         unlabeled=None,
         memory=None,
         callbacks=None,
+        precision="auto",
         device="auto",
         random_state=None,
         verbose=0,
@@ -230,6 +236,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         self.unlabeled = unlabeled
         self.memory = memory
         self.callbacks = callbacks
+        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -335,6 +342,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
                 verbose=self.verbose,
                 optimizer=self.optimizer,
                 cosine_decay=True,
+                precision=self.precision,
             ),
         )
         self.n_iter_ = len(self.history_)
@@ -375,9 +383,10 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     def _logits(self, X):
         check_is_fitted(self)
         volumes = check_predict_volumes(self, X)
-        return apply_in_batches(
-            self.network_, volumes, self.normalizer_, inference_device(self.device)
-        )
+        device = inference_device(self.device)
+        encoders = [self.network_.encoder]
+        with computing(encoders, precision=self.precision, device=device):
+            return apply_in_batches(self.network_, volumes, self.normalizer_, device)
 
     def _resolve_encoder(self):
         """Return the encoder object, and the pretrainer it comes from or None."""
@@ -441,37 +450,19 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         if isinstance(self.pretrainer, FrozenEstimator):
             return self.pretrainer.estimator
         pretrainer = clone(self.pretrainer)
-        reproducible = not (
-            pretrainer.random_state is None and self.random_state is None
-        )
         # A RandomState would be a new cache key in every fit.
-        if pretrainer.random_state is None:
-            pretrainer.set_params(random_state=seed)
-        else:
-            pretrainer.set_params(random_state=draw_seed(pretrainer.random_state))
-        verbose = pretrainer.verbose
-        pretrainer.set_params(verbose=0)
-        fit = _fit_pretrainer
-        if reproducible:
-            # joblib notes once per function object, not per folder, that it stored
-            # the function's source. In a second folder it would be missing, and the
-            # next process would take what is cached there for outdated.
-            fit = FunctionType(fit.__code__, fit.__globals__, fit.__name__)
-            fit = check_memory(self.memory).cache(fit, ignore=["verbose"])
-        return fit(pretrainer, np.asarray(volumes), __version__, verbose)
+        if pretrainer.random_state is not None:
+            seed = draw_seed(pretrainer.random_state)
+        elif self.random_state is None:
+            # No fit is like another, and none is worth keeping.
+            return fit_once(pretrainer, volumes, None)
+        pretrainer.set_params(random_state=seed)
+        return fit_once(pretrainer, volumes, self.memory)
 
     def _build_network(self):
         return ClassifierNetwork.build(
             self._fitted_encoder, self.volume_shape_, len(self.classes_)
         )
-
-
-def _fit_pretrainer(pretrainer, volumes, version, verbose):
-    """Fit a pretrainer; at module level and with no unused state, to be cached.
-
-    `version` is there for the key: another version may train another encoder.
-    """
-    return pretrainer.set_params(verbose=verbose).fit(volumes)
 
 
 def _parameters_of(base):

@@ -1,7 +1,11 @@
 """Representation learning without labels."""
 
+from contextlib import nullcontext
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 
+from numpy.random import RandomState
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -11,11 +15,15 @@ from sklearn.base import (
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from sksubtomo._parameters import resolve
+from sksubtomo._parameters import describe, resolve
 from sksubtomo._saving import SavedModelMixin
+from sksubtomo._stored import digest
 from sksubtomo._training.batches import Normalizer
+from sksubtomo._training.checkpoints import Checkpoints
+from sksubtomo._training.distribution import agree, check_same, join_processes
 from sksubtomo._training.fitting import TrainingOptions, pretrain
 from sksubtomo._training.inference import apply_in_batches, feature_statistics
+from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
     Device,
     draw_seed,
@@ -26,6 +34,8 @@ from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
 from sksubtomo.contrastive import METHODS
 from sksubtomo.networks import ENCODERS
+
+_COMPARED_VOLUMES = 16
 
 
 class ContrastivePretrainer(
@@ -84,6 +94,19 @@ class ContrastivePretrainer(
         Called during training, such as
         ``skorch.callbacks.EarlyStopping(monitor="train_loss")``. They are used as
         they are, not copied, and keep what they record.
+    checkpoint_dir : str or path-like, default=None
+        A folder, made if needed, in which the whole state of training is saved after
+        every epoch. ``fit`` with the same parameters and X goes on from there: on the
+        CPU, to the same weights to the last bit. `max_epochs` may be larger than
+        before. A checkpoint of other parameters or of another X is an error.
+    precision : {"auto", "float32", "tf32", "bf16"}, default="auto"
+        Of the encoder's arithmetic; weights, heads and losses are always float32.
+        "auto" is float32, and "tf32" on a CUDA device. "bf16" is slow on CPUs without
+        instructions for it.
+    compile : {"encoder", "step"} or None, default=None
+        "encoder" lets ``torch.compile`` fuse the encoder's operations, which takes
+        tens of seconds at the start of every ``fit``; "step" captures whole training
+        steps as CUDA graphs, for small batches on a CUDA device.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the accelerator, if there is one. It is looked
         up when it is needed, so a fitted pretrainer works on another machine.
@@ -102,8 +125,9 @@ class ContrastivePretrainer(
         Mean and spread of the encoder's features over the training volumes, which
         ``transform`` subtracts and divides by.
     history_ : list of dict
-        For each epoch its number, its mean ``train_loss``, and what callbacks
-        recorded.
+        For each epoch its number, its mean ``train_loss``, what callbacks recorded
+        and, with `checkpoint_dir`, whether it was ``resumed``: done by an earlier
+        ``fit``.
     n_iter_ : int
         Number of epochs run.
     volume_shape_ : tuple of int
@@ -150,6 +174,9 @@ class ContrastivePretrainer(
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "callbacks": [list, tuple, None],
+        "checkpoint_dir": [str, PathLike, None],
+        "precision": [StrOptions(set(PRECISIONS))],
+        "compile": [StrOptions({"encoder", "step"}), None],
         "device": [str, Device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -170,6 +197,9 @@ class ContrastivePretrainer(
         lr=1e-4,
         weight_decay=1e-4,
         callbacks=None,
+        checkpoint_dir=None,
+        precision="auto",
+        compile=None,
         device="auto",
         random_state=None,
         verbose=0,
@@ -185,6 +215,9 @@ class ContrastivePretrainer(
         self.lr = lr
         self.weight_decay = weight_decay
         self.callbacks = callbacks
+        self.checkpoint_dir = checkpoint_dir
+        self.precision = precision
+        self.compile = compile
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -209,6 +242,8 @@ class ContrastivePretrainer(
         ------
         ValueError
             If X or a parameter is not acceptable.
+        OSError
+            If a checkpoint cannot be written.
         FloatingPointError
             If the loss diverges.
         """
@@ -217,55 +252,113 @@ class ContrastivePretrainer(
         )
         # Kept apart from the parameter, which set_params may change after fit.
         self._fitted_encoder = resolve(self.encoder, ENCODERS, "encoder")
-        self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
-        self.encoder_, self.history_ = pretrain(
-            volumes,
-            method=resolve(self.method, METHODS, "method"),
-            encoder=self._fitted_encoder,
-            augmentation=resolve(self.augmentation, AUGMENTATIONS, "augmentation"),
-            normalizer=self.normalizer_,
-            options=TrainingOptions(
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                callbacks=self.callbacks,
-                device=self.device,
-                seed=draw_seed(self.random_state),
-                verbose=self.verbose,
-            ),
+        method = resolve(self.method, METHODS, "method")
+        augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
+        device = resolve_device(self.device)
+        processes = join_processes(device)
+        seed = agree(draw_seed(self.random_state))
+        # Without a random_state every fit is another, and goes on all the same.
+        given = self.random_state
+        if isinstance(given, RandomState):
+            given = f"RandomState that draws {seed}"
+        parameters = describe(
+            {
+                "method": method,
+                "encoder": self._fitted_encoder,
+                "augmentation": augmentation,
+                "normalize": self.normalize,
+                "mask": self.mask,
+                "batch_size": self.batch_size,
+                "lr": self.lr,
+                "weight_decay": self.weight_decay,
+                "precision": self.precision,
+                "random_state": given,
+            }
         )
+        if processes.size > 1:
+            # A few volumes give away that processes read different data.
+            step = -(-len(volumes) // _COMPARED_VOLUMES)
+            check_same({"parameters": parameters, "X": digest(volumes[::step])})
+        with self._open_checkpoints(parameters, volumes, processes) as checkpoints:
+            self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
+            self.encoder_, self.history_ = pretrain(
+                volumes,
+                method=method,
+                encoder=self._fitted_encoder,
+                augmentation=augmentation,
+                normalizer=self.normalizer_,
+                options=TrainingOptions(
+                    max_epochs=self.max_epochs,
+                    batch_size=self.batch_size,
+                    lr=self.lr,
+                    weight_decay=self.weight_decay,
+                    callbacks=self.callbacks,
+                    device=device,
+                    seed=seed,
+                    verbose=self.verbose if processes.rank == 0 else 0,
+                    precision=self.precision,
+                ),
+                compile=self.compile,
+                processes=processes,
+                checkpoints=checkpoints,
+            )
         self.n_iter_ = len(self.history_)
-        self.embedding_mean_, self.embedding_scale_ = feature_statistics(
-            self.encoder_, volumes, self.normalizer_, resolve_device(self.device)
-        )
+        with computing([self.encoder_], precision=self.precision, device=device):
+            self.embedding_mean_, self.embedding_scale_ = feature_statistics(
+                self.encoder_, volumes, self.normalizer_, device
+            )
         return self
 
-    def transform(self, X):
+    def transform(self, X, out=None):
         """Embed volumes.
 
         Parameters
         ----------
         X : array-like of shape (n, depth, height, width) or (n, n_features)
             Volumes of the shape that was fitted, or flattened ones.
+        out : array of shape (n, n_embedding), default=None
+            Where to write the embeddings, block by block, such as
+            ``numpy.lib.format.open_memmap("embedding.npy", "w+", "float32", shape)``
+            or a dataset of h5py or Zarr. None makes an array in memory.
 
         Returns
         -------
-        ndarray of shape (n, n_embedding), float32
+        ndarray of shape (n, n_embedding), float32, or `out`
             Embeddings: features of the encoder, of mean zero and unit spread over the
             training volumes. That of a volume does not depend on what else is in X.
 
         Raises
         ------
         ValueError
-            If X is not acceptable.
+            If X or `out` is not acceptable.
         """
         check_is_fitted(self)
         volumes = check_predict_volumes(self, X)
-        features = apply_in_batches(
-            self.encoder_, volumes, self.normalizer_, inference_device(self.device)
+        device = inference_device(self.device)
+        with computing([self.encoder_], precision=self.precision, device=device):
+            return apply_in_batches(
+                self.encoder_,
+                volumes,
+                self.normalizer_,
+                device,
+                centre=self.embedding_mean_,
+                scale=self.embedding_scale_,
+                out=out,
+            )
+
+    def _open_checkpoints(self, parameters, volumes, processes):
+        if self.checkpoint_dir is None:
+            return nullcontext()
+        data = {
+            "n_volumes": len(volumes),
+            "volume_shape": list(volumes.shape[1:]),
+            "digest": digest(volumes),
+        }
+        return Checkpoints(
+            Path(self.checkpoint_dir),
+            {"parameters": parameters, "data": data},
+            writes=processes.rank == 0,
         )
-        return (features - self.embedding_mean_) / self.embedding_scale_
 
     def _build_network(self):
         return self._fitted_encoder.build(self.volume_shape_)

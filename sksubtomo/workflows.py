@@ -1,7 +1,9 @@
 """From files of particles to encoders, embeddings and classes.
 
 Each function is a command as well: ``pretrain``, ``transform`` and ``classify``. All
-that can be checked is checked before anything is trained.
+that can be checked is checked before anything is trained. Particles of one file are
+read as they are needed, and need not fit into memory. Of several processes that train
+together (torchrun) only the first one writes.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from sklearn.utils.validation import check_is_fitted
 from sksubtomo._files import check_writable, write_atomically, write_text
 from sksubtomo._saving import SavedModelMixin, check_model_folder, check_saveable
 from sksubtomo._training.batches import Normalizer
+from sksubtomo._training.distribution import is_main
 from sksubtomo.classification import RB3DClassifier, SubtomogramClassifier
 from sksubtomo.contrastive import SimCLR
 from sksubtomo.io import (
     Subtomograms,
     list_references,
     read_labels,
-    read_volumes,
     write_particles,
 )
 from sksubtomo.io._outputs import already_there
@@ -41,6 +43,7 @@ from sksubtomo.io._sources import parse_reference
 from sksubtomo.io.labels import shorten
 from sksubtomo.io.particles import find_image
 from sksubtomo.io.star import StarFile, format_values
+from sksubtomo.io.volumes import open_subtomograms
 from sksubtomo.networks import RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
 from sksubtomo.study.settings import StudySettings
@@ -184,6 +187,8 @@ def pretrain_encoder(
     (10, 256)
     """
     pretrainer = clone(pretrainer or default_pretrainer())
+    if not is_main():
+        output = None
     if output is not None:
         _check_model_output(pretrainer, Path(output), overwrite)
     particles = _read(source, reading)
@@ -202,7 +207,8 @@ class EmbeddedParticles(NamedTuple):
     Attributes
     ----------
     embeddings : ndarray of shape (n, n_embedding), float32
-        One row a particle, in the order of the input.
+        One row a particle, in the order of the input; mapped from the file that was
+        written, if there is one.
     names : ndarray of str, shape (n,)
         The particles' names.
     pretrainer : ContrastivePretrainer
@@ -283,6 +289,8 @@ def embed_particles(
         raise ValueError(
             "encoder and pretrainer were both given; expected at most one of them."
         )
+    if not is_main():
+        output = None
     if output is not None:
         output = Path(output)
         if output.suffix != ".npy":
@@ -299,9 +307,10 @@ def embed_particles(
         )
     if fitted is None:
         fitted = pretrain_encoder(particles, pretrainer=pretrainer)
-    embeddings = fitted.transform(particles.volumes)
-    if output is not None:
-        _write_array(output, embeddings)
+    if output is None:
+        embeddings = fitted.transform(particles.volumes)
+    else:
+        embeddings = _write_embeddings(output, fitted, particles.volumes)
         _write_names(output.with_suffix(".csv"), particles.names)
     return EmbeddedParticles(embeddings, particles.names, fitted)
 
@@ -457,6 +466,8 @@ def classify_particles(
     (20, True)
     """
     classifier = _prepare(classifier, encoder)
+    if not is_main():
+        output = model = None
     if embeddings and classifier.pretrainer is None:
         raise ValueError(
             "embeddings=True, but the classifier has no pretrainer, which would embed "
@@ -516,7 +527,7 @@ def classify_particles(
 
 def _read(source: Source, reading: dict[str, Any]) -> Subtomograms:
     if not isinstance(source, Subtomograms):
-        return read_volumes(source, **reading)
+        return open_subtomograms(source, **reading)
     if reading:
         raise TypeError(
             f"{sorted(reading)} cannot be given with particles that are read already."
@@ -807,13 +818,24 @@ def _warn_of_folder(particles: Subtomograms, output: Path) -> None:
         )
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
+def _write_embeddings(
+    path: Path, encoder: ContrastivePretrainer, volumes: Any
+) -> NDArray[np.float32]:
+    """Write embeddings block by block, and return them mapped from the file."""
+
     def write(beside: Path) -> None:
-        # A name without .npy would get it from np.save, an open file does not.
-        with beside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        shape = (len(volumes), len(encoder.get_feature_names_out()))
+        embeddings = np.lib.format.open_memmap(beside, "w+", np.float32, shape)
+        # Where nothing is left of the disk, writing into a map ends the process.
+        if hasattr(os, "posix_fallocate"):
+            with beside.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+        encoder.transform(volumes, out=embeddings)
+        embeddings.flush()
 
     write_atomically(path, write)
+    embeddings: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return embeddings
 
 
 def _write_names(path: Path, names: NDArray[np.str_]) -> None:

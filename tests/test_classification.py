@@ -1,4 +1,7 @@
+import gc
 import pickle
+import weakref
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -21,7 +24,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 
-from sksubtomo import ContrastivePretrainer, RB3DClassifier, SubtomogramClassifier
+from sksubtomo import (
+    ContrastivePretrainer,
+    RB3DClassifier,
+    SubtomogramClassifier,
+    classification,
+)
+from sksubtomo._training import fitting
 from sksubtomo.networks import RB3D
 
 
@@ -177,7 +186,7 @@ def test_freeze_encoder_trains_the_head_only(data, pretrainer):
 
 
 class CountFits(Callback):
-    """Write a line for each fit, so that fits in other processes count too."""
+    """Write a line for each fit."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -187,9 +196,8 @@ class CountFits(Callback):
             file.write("fit\n")
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("own_seed", [True, False])
-def test_memory_pretrains_once_a_fold(data, tmp_path, n_jobs, own_seed):
+def test_memory_pretrains_once_a_fold(data, tmp_path, own_seed):
     X, y = data
     log = tmp_path / "fits"
     log.touch()
@@ -204,11 +212,7 @@ def test_memory_pretrains_once_a_fold(data, tmp_path, n_jobs, own_seed):
         random_state=0,
     )
     grid = {"lr": [1e-3, 1e-2], "freeze_encoder": [False, True]}
-    if n_jobs == 2:
-        # Two workers that start on one fold at once would both pretrain.
-        for train, _ in StratifiedKFold(3).split(X, y):
-            clone(classifier).fit(X[train], y[train])
-    GridSearchCV(classifier, grid, cv=3, n_jobs=n_jobs).fit(X, y)
+    GridSearchCV(classifier, grid, cv=3).fit(X, y)
     # Three folds and the refit on all rows.
     assert len(log.read_text().splitlines()) == 4
 
@@ -246,6 +250,61 @@ def test_memory_is_keyed_by_parameters_seed_and_data(data, tmp_path):
     fit(pretrainer_seed=None, seed=None)
     fit(pretrainer_seed=None, seed=None)
     assert n_fits() == 7
+
+
+def test_volumes_on_disk(data, pretrainer, tmp_path):
+    X, y = data
+    np.save(tmp_path / "X.npy", X.astype(np.float64))
+    stored = np.load(tmp_path / "X.npy", mmap_mode="r")
+    marked = np.where(np.arange(len(y)) % 4, y, -1)
+    classifier = RB3DClassifier(
+        FrozenEstimator(pretrainer),
+        unlabeled=-1,
+        validation_fraction=0.3,
+        max_epochs=2,
+        random_state=0,
+    )
+    in_memory = clone(classifier).fit(X, marked)
+    on_disk = clone(classifier).fit(stored, marked)
+    _assert_same_state(_state(in_memory.network_), _state(on_disk.network_))
+    np.testing.assert_array_equal(
+        on_disk.predict_proba(stored), in_memory.predict_proba(X)
+    )
+    given = clone(classifier).set_params(validation_fraction=None)
+    given.fit(stored, marked, validation_data=(stored[:9], y[:9]))
+    expected = clone(given).fit(X, marked, validation_data=(X[:9], y[:9]))
+    assert given.history_ == expected.history_
+
+
+def test_the_training_volumes_are_not_kept(data, tmp_path):
+    X = data[0].copy()
+    reference = weakref.ref(X)
+    classifier = RB3DClassifier(
+        ContrastivePretrainer(max_epochs=1),
+        memory=str(tmp_path),
+        max_epochs=1,
+        random_state=0,
+    ).fit(X, data[1])
+    del X
+    gc.collect()
+    assert reference() is None
+    assert classifier.n_iter_ == 1
+
+
+def test_precision_is_that_of_fine_tuning_and_prediction(data, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def computing(encoders, *, precision, **kwargs):
+        seen.append(precision)
+        yield
+
+    monkeypatch.setattr(fitting, "computing", computing)
+    monkeypatch.setattr(classification, "computing", computing)
+    RB3DClassifier(precision="float32", max_epochs=1).fit(*data).predict(data[0])
+    assert seen == ["float32", "float32"]
+    with pytest.raises(ValueError, match="'precision' parameter"):
+        RB3DClassifier(precision="float16").fit(*data)
 
 
 def test_validation_data_chooses_the_epoch(data):

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
-from sksubtomo._parameters import resolve
-from sksubtomo.contrastive import METHODS, MoCo
+from sksubtomo._parameters import describe, resolve
+from sksubtomo.contrastive import METHODS, MoCo, SimCLR
 
 
 def test_a_name_stands_for_the_defaults():
@@ -26,3 +27,28 @@ def test_an_object_is_copied():
 def test_errors(value, error, message):
     with pytest.raises(error, match=message):
         resolve(value, METHODS, "method")
+
+
+def test_description_of_equal_parameters_is_equal():
+    class Sampler:
+        pass
+
+    first = describe({"method": MoCo(), "lr": 1e-4, "decay": 0, "x": Sampler()})
+    second = describe(
+        {
+            "method": MoCo(queue_size=np.int64(128)),
+            "lr": np.float64(1e-4),
+            "decay": 0.0,
+            "x": Sampler(),
+        }
+    )
+    assert first == second
+    assert first["method__queue_size"] == "128"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"method": MoCo(momentum=0.99)}, {"method": SimCLR()}, {"method": None}],
+)
+def test_description_of_other_parameters_is_another(other):
+    assert describe({"method": MoCo()}) != describe(other)

@@ -285,6 +285,8 @@ def test_set_output(X, fitted):
         ({"augmentation": "flip"}, ValueError, "'augmentation' parameter"),
         ({"device": "gpu"}, ValueError, "device='gpu' is not a device"),
         ({"lr": 0.0}, ValueError, "'lr' parameter"),
+        ({"precision": "fp8"}, ValueError, "'precision' parameter .*'bf16'"),
+        ({"compile": True}, ValueError, "'compile' parameter .*'encoder'"),
         ({"batch_size": 0}, ValueError, "'batch_size' parameter"),
         ({"method": MoCo(queue_size=0)}, ValueError, "queue_size"),
         ({"encoder": RB3D(norm="batch")}, ValueError, "norm='batch'"),
@@ -312,3 +314,94 @@ def test_classifier_masks_as_its_pretrainer_does(X):
     assert RB3DClassifier(pretrainer, max_epochs=1).fit(X, y).normalizer_.mask
     assert RB3DClassifier(mask="sphere", max_epochs=1).fit(X, y).normalizer_.mask
     assert not RB3DClassifier(max_epochs=1).fit(X, y).normalizer_.mask
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", ["simclr", "moco", "swav"])
+@pytest.mark.parametrize("random_state", [0, None])
+def test_goes_on_from_a_checkpoint(X, tmp_path, method, random_state):
+    parameters = {"batch_size": 5, "random_state": random_state}
+    short = ContrastivePretrainer(
+        method, max_epochs=2, checkpoint_dir=tmp_path, **parameters
+    ).fit(X)
+    longer = ContrastivePretrainer(
+        method, max_epochs=4, checkpoint_dir=tmp_path, **parameters
+    ).fit(X)
+    assert [epoch["resumed"] for epoch in longer.history_] == [True, True, False, False]
+    assert longer.history_[:2] == [
+        {**epoch, "resumed": True} for epoch in short.history_
+    ]
+    if random_state is not None:
+        at_once = ContrastivePretrainer(method, max_epochs=4, **parameters).fit(X)
+        _assert_same_weights(longer, at_once)
+    again = ContrastivePretrainer(
+        method, max_epochs=4, checkpoint_dir=tmp_path, **parameters
+    ).fit(X)
+    assert all(epoch["resumed"] for epoch in again.history_)
+    _assert_same_weights(longer, again)
+
+
+def test_fewer_epochs_than_the_checkpoint_has(X, tmp_path):
+    pretrainer = ContrastivePretrainer(max_epochs=3, checkpoint_dir=str(tmp_path))
+    pretrainer.set_params(random_state=0).fit(X)
+    with pytest.raises(ValueError, match=r"max_epochs=2, but .* has 3 epochs"):
+        pretrainer.set_params(max_epochs=2).fit(X)
+
+
+def test_a_stopped_training_does_not_go_on(X, tmp_path):
+    def fit():
+        stop = EarlyStopping(monitor="train_loss", patience=2, threshold=10.0)
+        return ContrastivePretrainer(
+            max_epochs=9, callbacks=[stop], checkpoint_dir=tmp_path, random_state=0
+        ).fit(X)
+
+    first = fit()
+    assert first.n_iter_ < 9
+    again = fit()
+    assert again.n_iter_ == first.n_iter_
+    _assert_same_weights(first, again)
+
+
+def test_checkpoints_of_a_random_state_instance(X, tmp_path):
+    def fit(seed):
+        return ContrastivePretrainer(
+            max_epochs=1,
+            checkpoint_dir=tmp_path,
+            random_state=np.random.RandomState(seed),
+        ).fit(X)
+
+    fit(0)
+    assert fit(0).history_[0]["resumed"]
+    with pytest.raises(ValueError, match="parameters.random_state: found .*draws"):
+        fit(1)
+
+
+def test_views_that_cannot_be_saved(X, tmp_path):
+    class Nothing:
+        def build(self, seed):
+            return lambda volumes: volumes
+
+    pretrainer = ContrastivePretrainer(
+        augmentation=Nothing(), max_epochs=1, checkpoint_dir=tmp_path
+    )
+    with pytest.raises(TypeError, match="Nothing's sampler cannot be saved"):
+        pretrainer.fit(X)
+    pretrainer.set_params(checkpoint_dir=None).fit(X)
+
+
+def test_transform_into_an_array(X, fitted, tmp_path):
+    out = np.lib.format.open_memmap(
+        tmp_path / "embedding.npy", "w+", np.float32, (len(X), 256)
+    )
+    assert fitted.transform(X, out=out) is out
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "embedding.npy"), fitted.transform(X)
+    )
+    with pytest.raises(ValueError, match="out"):
+        fitted.transform(X, out=out[:5])
+
+
+def test_graphs_need_a_cuda_device(X):
+    pretrainer = ContrastivePretrainer(compile="step", max_epochs=1, device="cpu")
+    with pytest.raises(ValueError, match=r"compile='step' .* one process on a CUDA"):
+        pretrainer.fit(X)

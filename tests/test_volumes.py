@@ -1,9 +1,12 @@
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from sklearn.base import BaseEstimator
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo._stored import StoredVolumes
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 
 
@@ -31,12 +34,27 @@ def test_any_real_dtype(volumes, dtype):
     assert probe.n_features_in_ == 72
 
 
-def test_memory_map_is_not_copied(volumes, tmp_path):
-    np.save(tmp_path / "stack.npy", volumes)
-    stack = np.load(tmp_path / "stack.npy", mmap_mode="r")
-    checked = check_fit_volumes(Probe(), stack)
-    assert np.shares_memory(checked, stack)
-    np.testing.assert_array_equal(checked, volumes)
+@pytest.mark.parametrize("kind", ["map", "hdf5", "zarr"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_is_on_disk_stays_there(volumes, tmp_path, kind, flat):
+    stored = _store(kind, tmp_path, volumes.reshape(5, -1) if flat else volumes)
+    probe = Probe()
+    checked = check_fit_volumes(probe, stored, volume_shape=(3, 4, 6))
+    assert (probe.volume_shape_, probe.n_features_in_) == ((3, 4, 6), 72)
+    for X in (checked, check_predict_volumes(probe, stored)):
+        assert isinstance(X, StoredVolumes)
+        assert X.shape == volumes.shape
+        np.testing.assert_array_equal(X.take(np.arange(5)), volumes)
+
+
+def _store(kind, folder, volumes):
+    if kind == "map":
+        np.save(folder / "volumes.npy", volumes)
+        return np.load(folder / "volumes.npy", mmap_mode="r")
+    if kind == "hdf5":
+        file = h5py.File(folder / "volumes.h5", "w")
+        return file.create_dataset("volumes", data=volumes)
+    return zarr.create_array(folder / "volumes.zarr", data=volumes)
 
 
 def test_other_layouts(volumes):
@@ -101,10 +119,22 @@ def test_not_finite_is_located(volumes, value, name):
 
 
 def test_not_finite_is_located_beyond_the_first_block(monkeypatch, volumes):
-    monkeypatch.setattr("sksubtomo._volumes._BLOCK_VALUES", 100)
+    monkeypatch.setattr("sksubtomo._stored._BLOCK_BYTES", 400)
     volumes[4, 0, 0, 1] = np.nan
     with pytest.raises(ValueError, match=r"volume 4 at voxel \(z=0, y=0, x=1\)"):
         check_fit_volumes(Probe(), volumes)
+
+
+@pytest.mark.parametrize("kind", ["map", "hdf5", "zarr"])
+def test_not_finite_on_disk_is_located_in_fit_only(tmp_path, volumes, kind):
+    volumes[4, 0, 0, 1] = np.nan
+    stored = _store(kind, tmp_path, volumes)
+    with pytest.raises(ValueError, match=r"volume 4 at voxel \(z=0, y=0, x=1\)"):
+        check_fit_volumes(Probe(), stored)
+    probe = Probe()
+    check_fit_volumes(probe, np.zeros((5, 3, 4, 6)))
+    # Whoever reads the volumes looks: twice would be once too often.
+    assert isinstance(check_predict_volumes(probe, stored), StoredVolumes)
 
 
 def test_too_large_for_float32(volumes):
@@ -133,6 +163,35 @@ def test_too_large_for_float32(volumes):
 def test_unacceptable(X, error, message):
     with pytest.raises(error, match=message):
         check_fit_volumes(Probe(), X)
+
+
+@pytest.mark.parametrize("kind", ["map", "hdf5"])
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (np.zeros((4, 5, 6)), ValueError, r"3 axes.*Reshape.*X\[np.newaxis\]"),
+        (np.zeros((2, 3, 3, 3), "c8"), ValueError, "Complex data not supported"),
+        (np.zeros((2, 27), "c8"), ValueError, "Complex data not supported"),
+        (np.zeros((2, 27), "S3"), TypeError, r"dtype \|S3"),
+        (np.zeros((1, 3, 3, 3)), ValueError, "1 sample.*minimum of 2.*Probe"),
+        (np.zeros((5, 3, 4, 7)), ValueError, r"\(3, 4, 7\), but volume_shape=\(3, 4"),
+        (np.zeros((5, 71)), ValueError, "has 72 voxels.*have 71 features"),
+    ],
+)
+def test_unacceptable_on_disk(tmp_path, kind, X, error, message):
+    stored = _store(kind, tmp_path, X)
+    shape = (3, 4, 6) if len(X) == 5 else None
+    with pytest.raises(error, match=message):
+        check_fit_volumes(Probe(), stored, volume_shape=shape, min_volumes=2)
+
+
+@pytest.mark.parametrize("kind", ["map", "hdf5", "zarr"])
+def test_other_shape_on_disk_in_predict(tmp_path, volumes, kind):
+    probe = Probe()
+    check_fit_volumes(probe, volumes)
+    other = _store(kind, tmp_path, volumes.transpose(0, 3, 2, 1).copy())
+    with pytest.raises(ValueError, match=r"\(6, 4, 3\).*Probe is expecting.*\(3, 4, 6"):
+        check_predict_volumes(probe, other)
 
 
 def test_other_shape_in_predict(volumes):

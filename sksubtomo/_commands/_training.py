@@ -182,11 +182,17 @@ def load_encoder(options: argparse.Namespace) -> Any:
 def show(text: str) -> None:
     """Print a text, whatever characters the terminal knows.
 
+    Of several processes that train together only the first one prints it.
+
     Parameters
     ----------
     text : str
         The text.
     """
+    from sksubtomo._training.distribution import is_main
+
+    if not is_main():
+        return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

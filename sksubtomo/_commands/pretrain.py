@@ -38,7 +38,20 @@ def add(commands: Any) -> None:
         help="folder to save the encoder in",
     )
     add_overwrite(command)
-    add_training(command)
+    group = add_training(command)
+    group.add_argument(
+        "--checkpoint-dir",
+        metavar="FOLDER",
+        help="save the state of training there after every epoch, and go on from there "
+        "if the command was ended before",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "tf32", "bf16"),
+        default="auto",
+        help="of the encoder's arithmetic (default: auto, tf32 on CUDA and float32 "
+        "elsewhere)",
+    )
     command.set_defaults(run=_run)
 
 
@@ -48,7 +61,11 @@ def _run(options: argparse.Namespace) -> int:
 
         encoder = pretrain_encoder(
             options.input,
-            pretrainer=default_pretrainer(**pretraining(options)),
+            pretrainer=default_pretrainer(
+                checkpoint_dir=options.checkpoint_dir,
+                precision=options.precision,
+                **pretraining(options),
+            ),
             output=options.output,
             overwrite=options.overwrite,
             **reading(options),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +19,18 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sksubtomo._stored import Volumes
 from sksubtomo._training.batches import Normalizer, VolumeDataset
+from sksubtomo._training.checkpoints import Checkpoints
+from sksubtomo._training.distribution import Processes, parallelize
+from sksubtomo._training.graphs import optimizer_settings
 from sksubtomo._training.inference import feature_statistics
 from sksubtomo._training.nets import ContrastiveNet, History, KeepBest, SupervisedNet
+from sksubtomo._training.precision import computing
 from sksubtomo._training.runtime import resolve_device, seeded_torch, spawn_seeds
 from sksubtomo._training.weights import lay_out
 
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
@@ -56,6 +63,8 @@ class TrainingOptions:
         A key of ``OPTIMIZERS``.
     cosine_decay : bool
         Whether the learning rate falls to zero along a cosine, once an epoch.
+    precision : str
+        Of the encoder's arithmetic; one of ``precision.PRECISIONS``.
     """
 
     max_epochs: int
@@ -68,14 +77,21 @@ class TrainingOptions:
     verbose: int
     optimizer: str = "adam"
     cosine_decay: bool = False
+    precision: str = "auto"
 
-    def net_parameters(self, title: str) -> dict[str, Any]:
+    def net_parameters(
+        self, title: str, device: torch.device, *, graphed: bool = False
+    ) -> dict[str, Any]:
         """Return the arguments of the skorch net.
 
         Parameters
         ----------
         title : str
             Title of the progress bar.
+        device : torch.device
+            What `device` stands for.
+        graphed : bool, default=False
+            Whether whole steps are captured in CUDA graphs.
 
         Returns
         -------
@@ -83,6 +99,11 @@ class TrainingOptions:
             Keyword arguments.
         """
         optimizer, settings = OPTIMIZERS[self.optimizer]
+        settings = {
+            **settings,
+            **optimizer_settings(optimizer, device, graphed=graphed),
+            "weight_decay": self.weight_decay,
+        }
         callbacks: list[Any] = []
         if self.cosine_decay:
             callbacks.append(
@@ -94,8 +115,8 @@ class TrainingOptions:
             "max_epochs": self.max_epochs,
             "batch_size": self.batch_size,
             "lr": self.lr,
+            "device": str(device),
             "optimizer": optimizer,
-            "optimizer__weight_decay": self.weight_decay,
             **{f"optimizer__{name}": value for name, value in settings.items()},
             "callbacks": [*callbacks, *(self.callbacks or ())],
             "progress": title if self.verbose > 0 else None,
@@ -103,19 +124,22 @@ class TrainingOptions:
 
 
 def pretrain(
-    volumes: npt.NDArray[np.float32],
+    volumes: Volumes,
     *,
     method: Any,
     encoder: Any,
     augmentation: Any,
     normalizer: Normalizer,
     options: TrainingOptions,
+    compile: str | None = None,
+    processes: Processes = Processes(0, 1),  # noqa: B008, it is immutable
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[nn.Module, History]:
     """Learn an encoder from unlabelled volumes.
 
     Parameters
     ----------
-    volumes : ndarray of shape (n, depth, height, width)
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         Training volumes.
     method, encoder, augmentation : parameter objects
         What is optimised, what is trained, how views are made.
@@ -123,6 +147,12 @@ def pretrain(
         Fitted on `volumes`.
     options : TrainingOptions
         How to train.
+    compile : {None, "encoder", "step"}, default=None
+        What is compiled: nothing, the encoder, or whole steps as CUDA graphs.
+    processes : Processes, default=Processes(0, 1)
+        Those that train together.
+    checkpoints : Checkpoints, default=None
+        Where the state is saved, and where training goes on from.
 
     Returns
     -------
@@ -130,30 +160,74 @@ def pretrain(
         The trained encoder, without its projection head, in evaluation mode.
     history : list of dict
         One entry an epoch.
+
+    Raises
+    ------
+    ValueError
+        If steps are to be captured where they cannot be, or a checkpoint is of
+        another run.
+    TypeError
+        If the augmentation cannot be shared by several processes, or saved.
     """
     device = resolve_device(options.device)
+    graphed = compile == "step"
+    if graphed and (device.type != "cuda" or processes.size > 1):
+        raise ValueError(
+            f"compile='step' captures CUDA graphs, but device={str(device)!r} with "
+            f"{processes.size} processes; expected one process on a CUDA device."
+        )
     weights_seed, order_seed, view_seed = spawn_seeds(options.seed, 3)
     _, depth, height, width = volumes.shape
-    with seeded_torch(weights_seed, device):
+    with seeded_torch(weights_seed, device), ExitStack() as stack:
         module = method.build(encoder.build((depth, height, width)))
         lay_out(module, device)
+        stack.enter_context(
+            computing(
+                module.encoders(),
+                precision=options.precision,
+                device=device,
+                compile=compile,
+            )
+        )
         net = ContrastiveNet(
             module,
-            view=augmentation.build(view_seed),
+            view=_build_view(augmentation, view_seed, processes, checkpoints),
+            parallel=stack.enter_context(parallelize(module, device, processes)),
+            shard=(processes.rank, processes.size),
+            graphed=graphed,
             normalizer=normalizer,
             seed=order_seed,
-            device=str(device),
-            **options.net_parameters("pretraining"),
+            **options.net_parameters("pretraining", device, graphed=graphed),
         )
-        history = net.train(VolumeDataset(volumes))
+        history = net.train(VolumeDataset(volumes), checkpoints)
     hint = module.diagnose(history[-1]["train_loss"])
     if hint is not None:
         warnings.warn(hint, ConvergenceWarning, stacklevel=3)
     return module.encoder.eval(), history
 
 
+def _build_view(
+    augmentation: Any, seed: int, processes: Processes, checkpoints: Checkpoints | None
+) -> Any:
+    """Build the sampler of views, which has to be able to do what is asked of it."""
+    view = augmentation.build(seed)
+    name = type(augmentation).__name__
+    if processes.size > 1 and "start" not in inspect.signature(view).parameters:
+        raise TypeError(
+            f"{name}'s sampler draws views of whole batches only, but "
+            f"{processes.size} processes share each batch; expected one called as "
+            f"sampler(volumes, start=..., n=...)."
+        )
+    if checkpoints is not None and not hasattr(view, "get_state"):
+        raise TypeError(
+            f"checkpoint_dir was given, but {name}'s sampler cannot be saved; expected "
+            f"one with get_state and set_state."
+        )
+    return view
+
+
 def fine_tune(
-    volumes: npt.NDArray[np.float32],
+    volumes: Volumes,
     labels: npt.NDArray[np.int64],
     *,
     n_classes: int,
@@ -163,7 +237,7 @@ def fine_tune(
     standardize_features: bool,
     augmentation: Any,
     class_weights: npt.NDArray[np.float64] | None,
-    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None,
+    validation: tuple[Volumes, npt.NDArray[np.int64]] | None,
     normalizer: Normalizer,
     options: TrainingOptions,
 ) -> tuple[ClassifierNetwork, History]:
@@ -171,7 +245,7 @@ def fine_tune(
 
     Parameters
     ----------
-    volumes : ndarray of shape (n, depth, height, width)
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         Labelled training volumes.
     labels : ndarray of shape (n,)
         Classes, encoded 0 to n_classes - 1.
@@ -189,7 +263,7 @@ def fine_tune(
         Applied to the training batches.
     class_weights : ndarray of shape (n_classes,) or None
         Weight of each class in the loss.
-    validation : tuple of ndarray or None
+    validation : tuple of volumes and ndarray or None
         Volumes and encoded labels, by which the best epoch is chosen.
     normalizer : Normalizer
         The encoder's.
@@ -206,18 +280,21 @@ def fine_tune(
     device = resolve_device(options.device)
     weights_seed, order_seed, view_seed = spawn_seeds(options.seed, 3)
     _, depth, height, width = volumes.shape
-    parameters = options.net_parameters("fine-tuning")
+    parameters = options.net_parameters("fine-tuning", device)
     train_split = None
     if validation is not None:
         parameters["callbacks"] = [KeepBest(), *parameters["callbacks"]]
         train_split = predefined_split(VolumeDataset(*validation))
-    with seeded_torch(weights_seed, device):
+    with seeded_torch(weights_seed, device), ExitStack() as stack:
         network = ClassifierNetwork.build(
             encoder, (depth, height, width), n_classes, pretrained=pretrained
         )
         network.freeze_encoder = freeze_encoder
         network.encoder.requires_grad_(not freeze_encoder)
         lay_out(network, device)
+        stack.enter_context(
+            computing([network.encoder], precision=options.precision, device=device)
+        )
         if standardize_features:
             mean, scale = feature_statistics(
                 network.encoder, volumes, normalizer, device
@@ -232,7 +309,6 @@ def fine_tune(
             augment=None if augmentation is None else augmentation.build(view_seed),
             normalizer=normalizer,
             seed=order_seed,
-            device=str(device),
             **parameters,
         )
         history = net.train(VolumeDataset(volumes, labels))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sksubtomo._training.batches import Normalizer, VolumeDataset
+from sksubtomo._stored import (
+    MappedPages,
+    StoredVolumes,
+    Volumes,
+    block_bounds,
+    check_finite,
+    take_rows,
+)
+from sksubtomo._training.batches import Normalizer, read_ahead
 
 # Convolutions round differently at different batch sizes. Always the same size,
 # the last batch filled up with zeros, makes the output for a volume the same to
@@ -15,54 +26,124 @@ from sksubtomo._training.batches import Normalizer, VolumeDataset
 _CPU_BATCH = 16
 _ACCELERATOR_BATCH = 256
 
-# Enough volumes to know the scale of the features to a per cent or so.
-_SCALE_VOLUMES = 1024
+# The host waits for an accelerator once in so many batches.
+_BATCHES_A_WAIT = 4
+
+# Enough volumes to know the scale of the features to a few per cent.
+_SCALE_VOLUMES = 256
 
 
 def apply_in_batches(
     module: nn.Module,
-    volumes: npt.NDArray[np.float32],
+    volumes: Volumes,
     normalizer: Normalizer,
     device: torch.device,
-) -> npt.NDArray[np.float32]:
+    *,
+    centre: npt.ArrayLike = 0.0,
+    scale: npt.ArrayLike = 1.0,
+    out: Any = None,
+) -> Any:
     """Return the module's output for every volume.
 
     Parameters
     ----------
     module : torch.nn.Module
         Maps (n, 1, depth, height, width) to (n, n_outputs).
-    volumes : ndarray of shape (n, depth, height, width)
-        Volumes as they came.
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
+        Volumes as they came. Those that are on disk are checked for being finite.
     normalizer : Normalizer
         The one the module was trained with.
     device : torch.device
         Where to compute; the module is moved there.
+    centre, scale : array-like of shape (n_outputs,) or float, default=0.0, 1.0
+        What is subtracted from the outputs, and what they are then divided by.
+    out : array of shape (n, n_outputs), default=None
+        Where to write the outputs, block by block: an array, a memory map, or a dataset
+        of h5py or Zarr.
 
     Returns
     -------
-    ndarray of shape (n, n_outputs), float32
+    ndarray of shape (n, n_outputs), float32, or `out`
         Outputs.
+
+    Raises
+    ------
+    ValueError
+        If a voxel is not finite, or `out` is not acceptable.
     """
+    n = len(volumes)
+    if out is not None:
+        _check_out(out, n)
+    pages = MappedPages(out)
+    centre, scale = np.asarray(centre, np.float32), np.asarray(scale, np.float32)
+    result, stop = out, 0
+    for features in _apply_to_blocks(module, volumes, normalizer, device):
+        outputs = (features - centre) / scale
+        if result is None:
+            result = np.empty((n, outputs.shape[1]), np.float32)
+        elif stop == 0 and result.shape[1] != outputs.shape[1]:
+            raise ValueError(
+                f"out has shape {tuple(out.shape)}; expected {(n, outputs.shape[1])}."
+            )
+        start, stop = stop, stop + len(outputs)
+        result[start:stop] = outputs
+        pages.touch(outputs.nbytes)
+    return result
+
+
+def _check_out(out: Any, n: int) -> None:
+    shape, dtype = tuple(out.shape), np.dtype(out.dtype)
+    if len(shape) != 2 or shape[0] != n:
+        raise ValueError(f"out has shape {shape}; expected {n} rows of outputs.")
+    if dtype.kind != "f":
+        raise ValueError(f"out has dtype {dtype}; expected floating-point numbers.")
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
+        raise ValueError("out is read-only; expected an array that can be written.")
+
+
+def _apply_to_blocks(
+    module: nn.Module, volumes: Volumes, normalizer: Normalizer, device: torch.device
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the outputs for block after block."""
     module.to(device).eval()
-    size = _CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH
-    dataset = VolumeDataset(volumes)
-    outputs = []
-    with torch.inference_mode():
-        for start in range(0, len(volumes), size):
-            rows = np.arange(start, min(start + size, len(volumes)))
-            batch, _ = dataset.take(rows)
-            batch = normalizer(batch.to(device))
-            if len(rows) < size:
-                padded = batch.new_zeros(size, *batch.shape[1:])
-                padded[: len(rows)] = batch
-                batch = padded
-            outputs.append(module(batch)[: len(rows)].float().cpu().numpy())
-    return np.concatenate(outputs)
+    on_cpu = device.type == "cpu"
+    stored = isinstance(volumes, StoredVolumes)
+    size = _CPU_BATCH if on_cpu else _ACCELERATOR_BATCH
+
+    def read(bounds: tuple[int, int]) -> tuple[int, Tensor]:
+        """Read a block, filled up to whole batches."""
+        start, stop = bounds
+        block = take_rows(volumes, np.arange(start, stop))
+        if stored:
+            check_finite(block, start)
+        whole = torch.zeros(
+            -(-len(block) // size) * size,
+            1,
+            *block.shape[1:],
+            pin_memory=device.type == "cuda",
+        )
+        whole.numpy()[: len(block), 0] = block
+        return len(block), whole
+
+    bounds = block_bounds(volumes, size if on_cpu else _BATCHES_A_WAIT * size)
+    blocks = read_ahead(read, bounds) if stored or not on_cpu else map(read, bounds)
+    for n, block in blocks:
+        yield _apply(module, normalizer, block.to(device, non_blocking=True), size)[:n]
+
+
+@torch.inference_mode()
+def _apply(
+    module: nn.Module, normalizer: Normalizer, volumes: Tensor, size: int
+) -> npt.NDArray[np.float32]:
+    """Return the outputs for whole batches."""
+    outputs = [module(normalizer(batch)).float() for batch in volumes.split(size)]
+    features: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
+    return features
 
 
 def feature_statistics(
     encoder: nn.Module,
-    volumes: npt.NDArray[np.float32],
+    volumes: Volumes,
     normalizer: Normalizer,
     device: torch.device,
 ) -> tuple[npt.NDArray[np.float32], np.float32]:
@@ -76,7 +157,7 @@ def feature_statistics(
     ----------
     encoder : torch.nn.Module
         Maps (n, 1, depth, height, width) to (n, n_features).
-    volumes : ndarray of shape (n, depth, height, width)
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         Training volumes; of many, an evenly spaced part is looked at.
     normalizer : Normalizer
         The encoder's.

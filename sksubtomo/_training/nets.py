@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sksubtomo._training.batches import BatchLoader, Normalizer
+from sksubtomo._training.batches import BatchLoader, Normalizer, Part
+from sksubtomo._training.checkpoints import (
+    Checkpoints,
+    capture,
+    load_optimizer_state,
+    restore,
+    restore_callbacks,
+)
+from sksubtomo._training.graphs import GraphedStep
 
 _VALIDATION_BATCH = 64
 
@@ -44,8 +52,15 @@ class VolumeNet(NeuralNet):
         Run after the default ones.
     progress : str or None
         Title of a progress bar, or None for none.
+    shard : tuple of int, default=(0, 1)
+        Which part of every training batch this process takes, of how many.
     **kwargs
         As for :class:`skorch.NeuralNet`.
+
+    Attributes
+    ----------
+    order : numpy Generator
+        Draws the order of the training volumes.
     """
 
     def __init__(
@@ -56,20 +71,27 @@ class VolumeNet(NeuralNet):
         seed: int,
         callbacks: Sequence[Any],
         progress: str | None,
+        shard: tuple[int, int] = (0, 1),
         **kwargs: Any,
     ) -> None:
         self.normalizer = normalizer
         self.seed = seed
         self.progress = progress
+        self.shard = shard
         super().__init__(module, callbacks=list(callbacks), verbose=0, **kwargs)
 
-    def train(self, dataset: Dataset[Any]) -> History:
-        """Run all epochs.
+    def train(
+        self, dataset: Dataset[Any], checkpoints: Checkpoints | None = None
+    ) -> History:
+        """Run all epochs, or those that are left.
 
         Parameters
         ----------
         dataset : VolumeDataset
             What to train on.
+        checkpoints : Checkpoints or None
+            Where the state is saved after every epoch, and where training goes on
+            from if there is one.
 
         Returns
         -------
@@ -78,13 +100,33 @@ class VolumeNet(NeuralNet):
 
         Raises
         ------
+        ValueError
+            If the checkpoint is of another run, or has more epochs than are asked for.
         FloatingPointError
             If the loss is no longer finite.
         """
         self.initialize()
+        self.order = np.random.default_rng(self.seed)
+        self.checkpoints = checkpoints
+        state = None if checkpoints is None else checkpoints.load()
+        if state is not None:
+            restore(self, state)
+        epochs_left = self.max_epochs - len(self.history)
+        if epochs_left < 0:
+            raise ValueError(
+                f"max_epochs={self.max_epochs}, but the checkpoint in checkpoint_dir "
+                f"has {len(self.history)} epochs behind it; expected at least as many."
+            )
         self.notify("on_train_begin", X=dataset, y=None)
+        if state is not None:
+            # Callbacks begin anew, and skorch's LRScheduler takes its first step, when
+            # training begins.
+            restore_callbacks(self, state)
+            load_optimizer_state(self.optimizer_, state)
+            if state.values["stopped"]:
+                epochs_left = 0
         with suppress(_StopTraining):
-            self.fit_loop(dataset)
+            self.fit_loop(dataset, epochs=epochs_left)
         self.notify("on_train_end", X=dataset, y=None)
         return [
             {
@@ -127,7 +169,8 @@ class VolumeNet(NeuralNet):
             batch_size=self.batch_size if training else _VALIDATION_BATCH,
             normalizer=self.normalizer,
             device=torch.device(self.device),
-            generator=np.random.default_rng(self.seed) if training else None,
+            generator=self.order if training else None,
+            shard=self.shard if training else (0, 1),
         )
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -140,14 +183,26 @@ class VolumeNet(NeuralNet):
         **cb_kwargs
             Passed on.
         """
+        if "batch" in cb_kwargs:
+            part, labels = cb_kwargs["batch"]
+            cb_kwargs["batch"] = part.volumes, labels
         if method_name != "on_epoch_end":
             super().notify(method_name, **cb_kwargs)
             return
         # skorch's callbacks stop training by KeyboardInterrupt, and skorch's own fit
         # swallows every one of them. A user's Ctrl-C has to get through.
+        if self.checkpoints is not None:
+            self.history.record("resumed", False)
+        stop = None
         try:
             super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt as error:
+            stop = error
+        if self.checkpoints is not None:
+            state = capture(self)
+            state.values["stopped"] = stop is not None
+            self.checkpoints.save(state, len(self.history))
+        if stop is not None:
             raise _StopTraining from stop
 
     def run_single_epoch(
@@ -186,7 +241,7 @@ class VolumeNet(NeuralNet):
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
             measured.append(self.measure(batch, step, training=training))
-            sizes.append(len(batch[0]))
+            sizes.append(batch[0].n)
             self.notify("on_batch_end", batch=batch, training=training, **step)
         records = self.history[-1]["batches"][-len(sizes) :]
         for name in measured[0]:
@@ -204,13 +259,13 @@ class VolumeNet(NeuralNet):
         self.history.record(f"{prefix}_batch_count", len(sizes))
 
     def measure(
-        self, batch: tuple[Tensor, Tensor], step: dict[str, Any], *, training: bool
+        self, batch: tuple[Part, Tensor], step: dict[str, Any], *, training: bool
     ) -> dict[str, Tensor]:
         """Return what to record of a batch, still on the device.
 
         Parameters
         ----------
-        batch : tuple of Tensor
+        batch : tuple of Part and Tensor
             Volumes and labels.
         step : dict
             What the step returned: "loss" and "y_pred".
@@ -233,25 +288,39 @@ class ContrastiveNet(VolumeNet):
     module : ContrastiveModule
         Maps two views to a loss.
     view : callable
-        Draws a view of a batch.
+        Draws a view of a batch, or of a part of one.
+    parallel : callable
+        Maps this process's part of two views, and the size of the whole batch, to the
+        loss of the whole batch.
+    graphed : bool, default=False
+        Whether whole steps are captured in CUDA graphs. Callbacks are then not told of
+        gradients.
     **kwargs
         As for :class:`VolumeNet`.
     """
 
     def __init__(
-        self, module: nn.Module, *, view: Callable[[Tensor], Tensor], **kwargs: Any
+        self,
+        module: nn.Module,
+        *,
+        view: Callable[..., Tensor],
+        parallel: Callable[[Tensor, Tensor, int], Tensor],
+        graphed: bool = False,
+        **kwargs: Any,
     ) -> None:
         self.view = view
+        self.parallel = parallel
+        self.graphed_step = GraphedStep(self._learn) if graphed else None
         super().__init__(
             module, criterion=nn.Identity, train_split=None, use_caching=False, **kwargs
         )
 
-    def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
+    def infer(self, x: Part, **fit_params: Any) -> Tensor:
         """Return the loss of a batch: the module ends in it.
 
         Parameters
         ----------
-        x : Tensor of shape (n, 1, depth, height, width)
+        x : Part
             Normalised volumes, not yet masked.
         **fit_params
             Unused.
@@ -261,8 +330,56 @@ class ContrastiveNet(VolumeNet):
         Tensor
             Scalar loss.
         """
-        mask = self.normalizer.apply_mask
-        loss: Tensor = self.module_(mask(self.view(x)), mask(self.view(x)))
+        return self.parallel(self.draw_view(x), self.draw_view(x), x.n)
+
+    def draw_view(self, x: Part) -> Tensor:
+        """Draw a view of each volume, and mask it.
+
+        Parameters
+        ----------
+        x : Part
+            Normalised volumes.
+
+        Returns
+        -------
+        Tensor of shape (n, 1, depth, height, width)
+            What the network sees.
+        """
+        if self.shard == (0, 1):
+            view = self.view(x.volumes)
+        else:
+            view = self.view(x.volumes, start=x.start, n=x.n)
+        return self.normalizer.apply_mask(view)
+
+    def train_step(self, batch: tuple[Part, Tensor], **fit_params: Any) -> Any:
+        """Take an optimisation step.
+
+        Parameters
+        ----------
+        batch : tuple of Part and Tensor
+            Volumes, and labels that are not used.
+        **fit_params
+            Unused.
+
+        Returns
+        -------
+        dict
+            The "loss", and "y_pred", which is the loss, too.
+        """
+        if self.graphed_step is None:
+            return super().train_step(batch, **fit_params)
+        view_1, view_2 = self.draw_view(batch[0]), self.draw_view(batch[0])
+        rates = tuple(float(group["lr"]) for group in self.optimizer_.param_groups)
+        loss = self.graphed_step(view_1, view_2, (rates, self.module_.phase))
+        return {"loss": loss, "y_pred": loss}
+
+    def _learn(self, view_1: Tensor, view_2: Tensor) -> Tensor:
+        """Take a step without telling the callbacks, as a CUDA graph needs it."""
+        self._set_training(True)
+        self.optimizer_.zero_grad(set_to_none=True)
+        loss = self.parallel(view_1, view_2, len(view_1))
+        loss.backward()
+        self.optimizer_.step()
         return loss
 
     def get_loss(
@@ -276,7 +393,7 @@ class ContrastiveNet(VolumeNet):
             The loss.
         y_true : Tensor
             Unused.
-        X : Tensor
+        X : Part
             Unused.
         training : bool
             Unused.
@@ -325,12 +442,12 @@ class SupervisedNet(VolumeNet):
         self.augment = augment
         super().__init__(module, **kwargs)
 
-    def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
+    def infer(self, x: Part, **fit_params: Any) -> Tensor:
         """Return the logits of a batch.
 
         Parameters
         ----------
-        x : Tensor of shape (n, 1, depth, height, width)
+        x : Part
             Normalised volumes, not yet masked.
         **fit_params
             Unused.
@@ -340,9 +457,10 @@ class SupervisedNet(VolumeNet):
         Tensor of shape (n, n_classes)
             Logits.
         """
+        volumes = x.volumes
         if self.augment is not None and self.module_.training:
-            x = self.augment(x)
-        logits: Tensor = self.module_(self.normalizer.apply_mask(x))
+            volumes = self.augment(volumes)
+        logits: Tensor = self.module_(self.normalizer.apply_mask(volumes))
         return logits
 
     def predict(self, X: Any) -> Any:
@@ -361,13 +479,13 @@ class SupervisedNet(VolumeNet):
         return self.predict_proba(X).argmax(axis=1)
 
     def measure(
-        self, batch: tuple[Tensor, Tensor], step: dict[str, Any], *, training: bool
+        self, batch: tuple[Part, Tensor], step: dict[str, Any], *, training: bool
     ) -> dict[str, Tensor]:
         """Record the accuracy of validation batches beside the loss.
 
         Parameters
         ----------
-        batch : tuple of Tensor
+        batch : tuple of Part and Tensor
             Volumes and labels.
         step : dict
             What the step returned.

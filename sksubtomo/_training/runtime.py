@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from sklearn.utils import check_random_state
 
 Device = torch.device
@@ -20,7 +22,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Parameters
     ----------
     device : str or torch.device
-        "auto" is the first accelerator there is, else the CPU.
+        "auto" is the first accelerator there is, else the CPU. Each process of
+        ``torchrun`` gets a CUDA device of its own, unless one is named by its number,
+        and "auto" is never an Apple GPU there: their processes cannot communicate.
 
     Returns
     -------
@@ -34,8 +38,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """
     if str(device) == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
+            return _parse_device("cuda")
+        if torch.backends.mps.is_available() and not _is_launched():
             return torch.device("mps")
         return torch.device("cpu")
     resolved = _parse_device(device)
@@ -70,12 +74,22 @@ def inference_device(device: str | torch.device) -> torch.device:
 
 def _parse_device(device: str | torch.device) -> torch.device:
     try:
-        return torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
             f"device={device!r} is not a device; expected 'auto', 'cpu', 'cuda', "
             f"'cuda:1' or the like."
         ) from error
+    if str(parsed) == "cuda" and _is_launched() and torch.cuda.is_available():
+        # Batch systems may show each process its own device only.
+        index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        return torch.device("cuda", index)
+    return parsed
+
+
+def _is_launched() -> bool:
+    """Tell whether ``torchrun`` started this process, or what started it."""
+    return dist.is_available() and dist.is_torchelastic_launched()
 
 
 def _is_available(device: torch.device) -> bool:

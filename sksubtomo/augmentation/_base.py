@@ -21,18 +21,23 @@ class ViewSampler:
         # On the CPU, so that the same views are drawn whatever the volumes' device.
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, volumes: Tensor) -> Tensor:
+    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         """Draw one view of every volume.
 
         Parameters
         ----------
-        volumes : Tensor of shape (n, 1, depth, height, width)
+        volumes : Tensor of shape (n_volumes, 1, depth, height, width)
             Floating point.
+        start : int, default=0
+            Which row of a batch the first volume is, where only some rows are here.
+        n : int, default=None
+            Number of rows in that batch. None is ``start + n_volumes``.
 
         Returns
         -------
-        Tensor of shape (n, 1, depth, height, width)
-            New tensor of the same dtype, on the same device.
+        Tensor of shape (n_volumes, 1, depth, height, width)
+            New tensor of the same dtype, on the same device: the views that these
+            volumes have in a call with the whole batch.
         """
         raise NotImplementedError
 

@@ -152,10 +152,11 @@ class CropAffineSampler(ViewSampler):
         self.max_translation = max_translation
         self.max_scaling = max_scaling
 
-    def __call__(self, volumes: Tensor) -> Tensor:
+    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         """Draw one view of every volume."""
-        n, _, _, height, width = volumes.shape
-        return resample(volumes, self.draw(n, height, width).to(volumes.device))
+        stop = start + len(volumes)
+        matrices = self.draw(n or stop, *volumes.shape[3:])[start:stop]
+        return resample(volumes, matrices.to(volumes.device))
 
     def draw(self, n: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.

@@ -167,18 +167,7 @@ def resample(volumes: Tensor, matrices: Tensor) -> Tensor:
     # A transform in the plane costs a fraction as a 2-D resampling whose channels
     # are the slices, since positions and weights are then shared by all of them.
     images = volumes.flatten(1, 2) if n_axes == 2 else volumes
-    sides = images.shape[2:]
-
-    half = matrices.new_tensor(sides) / 2
-    scaled = matrices[:, :n_axes] * torch.cat([half, half.new_ones(1)])
-    scaled = scaled / half[:, None]
-    # grid_sample counts axes from the last.
-    theta = torch.cat(
-        [scaled[..., :n_axes].flip(1, 2), scaled[..., n_axes:].flip(1)], 2
-    )
-    grid = F.affine_grid(
-        theta.to(volumes), [len(volumes), 1, *sides], align_corners=False
-    )
+    grid = _sampling_grid(matrices, images)
     return F.grid_sample(images, grid, align_corners=False).reshape(volumes.shape)
 
 
@@ -211,15 +200,48 @@ def add_noise(volumes: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
     return noise.mul_(std[:, None, None, None, None]).add_(volumes)
 
 
+def _sampling_grid(matrices: Tensor, images: Tensor) -> Tensor:
+    """Return the input positions of all output voxels, as ``grid_sample`` takes them.
+
+    Parameters
+    ----------
+    matrices : Tensor of shape (n, n_axes + 1, n_axes + 1)
+        Output to input positions.
+    images : Tensor of shape (n, channels, *sides)
+        What is to be resampled.
+
+    Returns
+    -------
+    Tensor of shape (n, *sides, n_axes)
+        Positions, axes counted from the last; the edges are at -1 and 1.
+    """
+    sides = images.shape[2:]
+    n, n_axes = len(matrices), len(sides)
+    half = matrices.new_tensor(sides) / 2
+    rows = (matrices[:, :n_axes] / half[:, None]).flip(1)
+    rows = rows.to(images, non_blocking=True)
+    # A sum over the axes, each coordinate in a plane of its own, takes a fraction of
+    # the time of affine_grid, which multiplies matrices of two or three columns.
+    grid = rows[:, :, n_axes].reshape(n, n_axes, *[1] * n_axes)
+    for axis, side in enumerate(sides):
+        centred = torch.arange(side, dtype=images.dtype, device=images.device)
+        terms = rows[:, :, axis, None] * (centred - (side - 1) / 2)
+        grid = grid + terms.reshape(
+            n, n_axes, *[1] * axis, side, *[1] * (n_axes - axis - 1)
+        )
+    return grid.movedim(1, -1)
+
+
 def _shift_first(linear: Tensor, translations: Tensor) -> Tensor:
     """Return the matrices of ``position -> linear @ (position - translation)``."""
-    return _homogeneous(linear, -(linear @ translations[:, :, None])[:, :, 0])
+    return _homogeneous(linear, -(linear * translations[:, None]).sum(dim=2))
 
 
 def _homogeneous(linear: Tensor, offsets: Tensor) -> Tensor:
     """Return the matrices of ``position -> linear @ position + offset``."""
     n, n_axes = offsets.shape
-    top = torch.cat([linear, offsets[:, :, None]], dim=2)
-    bottom = top.new_zeros(n, 1, n_axes + 1)
-    bottom[:, :, -1] = 1
-    return torch.cat([top, bottom], dim=1)
+    matrices = linear.new_zeros(n, n_axes + 1, n_axes + 1)
+    matrices[:, :n_axes, :n_axes] = linear
+    matrices[:, :n_axes, n_axes] = offsets
+    matrices[:, n_axes, n_axes] = 1
+    return matrices

@@ -134,15 +134,22 @@ class RotateShiftNoiseSampler(ViewSampler):
         self.noise = noise
         self.p_rigid = p_rigid
 
-    def __call__(self, volumes: Tensor) -> Tensor:
+    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         """Draw one view of every volume."""
-        n, _, *sides = volumes.shape
-        views = resample(volumes, self.draw(n, *sides).to(volumes.device))
+        rows = slice(start, start + len(volumes))
+        n = n or rows.stop
+        matrices = self.draw(n, *volumes.shape[2:])[rows]
+        views = resample(volumes, matrices.to(volumes.device))
         # Of the volume, not of the view, from which interpolation and empty corners
         # have taken a part that differs from draw to draw.
-        std = volumes.std(dim=(1, 2, 3, 4), correction=0)
-        std = std * self.noise * self._uniform(n, low=0.0).to(std)
-        return add_noise(views, std, self._fork(volumes.device))
+        std = volumes.new_zeros(0)
+        if len(volumes) > 0:
+            std = volumes.std(dim=(1, 2, 3, 4), correction=0)
+        std = std * self.noise * self._uniform(n, low=0.0)[rows].to(std)
+        if len(volumes) < n:
+            # A generator has no way to skip the voxels of the other rows.
+            views, std = _put_in(views, rows, n), _put_in(std, rows, n)
+        return add_noise(views, std, self._fork(volumes.device))[rows]
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.
@@ -171,3 +178,10 @@ class RotateShiftNoiseSampler(ViewSampler):
         matrices = rigid_matrices(rotations, translations)
         moved = self._uniform(n, low=0.0) < self.p_rigid
         return torch.where(moved[:, None, None], matrices, torch.eye(4).to(matrices))
+
+
+def _put_in(part: Tensor, rows: slice, n: int) -> Tensor:
+    """Put rows into a batch of zeros."""
+    whole = part.new_zeros(n, *part.shape[1:])
+    whole[rows] = part
+    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import cast
 
 import torch
@@ -17,6 +18,10 @@ class ContrastiveModule(nn.Module):
     ``module.parameters()``. Everything needed to resume is in the state dict.
     After training only `encoder` is kept.
 
+    Several processes may share a batch: each then gets some rows of the views, and
+    `encode` returns the features of all rows. So a method encodes by `encode` and takes
+    the number of volumes from the features.
+
     Parameters
     ----------
     encoder : torch.nn.Module
@@ -26,14 +31,55 @@ class ContrastiveModule(nn.Module):
     ----------
     encoder : torch.nn.Module
         The trained network, without projection head.
+    gather : callable
+        Maps the features of this process's rows to those of the whole batch; the
+        identity, unless the training loop sets another.
     """
+
+    gather: Callable[[Tensor], Tensor]
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.gather = _identity
+
+    @property
+    def phase(self) -> Hashable:
+        """What in the method's schedule changes the computation of the loss."""
+        return None
+
+    def encoders(self) -> list[nn.Module]:
+        """Return the networks that see volumes.
+
+        Returns
+        -------
+        list of torch.nn.Module
+            The encoder, and others that the method has beside it.
+        """
+        return [self.encoder]
+
+    def encode(self, encoder: nn.Module, volumes: Tensor) -> Tensor:
+        """Return the features of the whole batch.
+
+        Parameters
+        ----------
+        encoder : torch.nn.Module
+            One of `encoders`.
+        volumes : Tensor of shape (n_own, 1, depth, height, width)
+            The rows of the batch that this process has: all, if it is alone.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+            Features of all rows, with gradient.
+        """
+        features: Tensor = encoder(volumes)
+        return self.gather(features)
 
     def start_epoch(self, epoch: int) -> None:
         """Prepare for an epoch; does nothing unless the method has a schedule.
+
+        Parameters that are not trained in this epoch must not require a gradient.
 
         Parameters
         ----------
@@ -70,6 +116,10 @@ class ContrastiveModule(nn.Module):
             What went wrong and what to change; None if nothing is suspicious.
         """
         return None
+
+
+def _identity(features: Tensor) -> Tensor:
+    return features
 
 
 class Queue(nn.Module):

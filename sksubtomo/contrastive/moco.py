@@ -207,16 +207,27 @@ class MoCoModule(ContrastiveModule):
             The loss.
         """
         learns = self.training and torch.is_grad_enabled()
-        query = F.normalize(self.head(self.encoder(view_1)), dim=1)
+        query = F.normalize(self.head(self.encode(self.encoder, view_1)), dim=1)
         with torch.no_grad():
             if learns:
                 self._move_key_encoder()
-            key = F.normalize(self.key_head(self.key_encoder(view_2)), dim=1)
+            key = self.key_head(self.encode(self.key_encoder, view_2))
+            key = F.normalize(key, dim=1)
         # A copy, because the loss' gradient needs the rows that enqueue overwrites.
         loss = info_nce_loss(query, key, self.queue.rows.clone(), self.temperature)
         if learns:
             self.queue.enqueue(key)
         return loss
+
+    def encoders(self) -> list[nn.Module]:
+        """Return the networks that see volumes.
+
+        Returns
+        -------
+        list of torch.nn.Module
+            The encoder and the key encoder.
+        """
+        return [self.encoder, self.key_encoder]
 
     def _move_key_encoder(self) -> None:
         """Apply equation 2 of Gupta et al. (2022) to the key encoder's parameters.

@@ -162,6 +162,6 @@ class SimCLRModule(ContrastiveModule):
         Tensor of shape ()
             The loss.
         """
-        z_1 = self.head(self.encoder(view_1))
-        z_2 = self.head(self.encoder(view_2))
+        z_1 = self.head(self.encode(self.encoder, view_1))
+        z_2 = self.head(self.encode(self.encoder, view_2))
         return nt_xent_loss(z_1, z_2, self.temperature)

@@ -244,6 +244,17 @@ class SwAVModule(ContrastiveModule):
         self.frozen_epochs = frozen_epochs
         self.start_epoch(0)
 
+    @property
+    def phase(self) -> bool:
+        """Whether the prototypes are frozen.
+
+        Returns
+        -------
+        bool
+            True in the first epochs.
+        """
+        return not self.prototypes.requires_grad
+
     def start_epoch(self, epoch: int) -> None:
         """Freeze the prototypes in the first epochs.
 
@@ -252,7 +263,8 @@ class SwAVModule(ContrastiveModule):
         epoch : int
             Number of the epoch, from 0; also after resuming.
         """
-        self._frozen = epoch < self.frozen_epochs
+        # Without a gradient, the optimiser's weight decay leaves them alone, too.
+        self.prototypes.requires_grad_(epoch >= self.frozen_epochs)
 
     def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
         """Return `swapped_prediction_loss` of the two views.
@@ -269,13 +281,9 @@ class SwAVModule(ContrastiveModule):
         """
         with torch.no_grad():
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
-        # Detached, a frozen prototype has no gradient at all, so that the
-        # optimiser's weight decay leaves it alone, too.
-        prototypes = self.prototypes.detach() if self._frozen else self.prototypes
-
-        z_1 = F.normalize(self.head(self.encoder(view_1)), dim=1)
-        z_2 = F.normalize(self.head(self.encoder(view_2)), dim=1)
-        scores_1, scores_2 = z_1 @ prototypes.T, z_2 @ prototypes.T
+        z_1 = F.normalize(self.head(self.encode(self.encoder, view_1)), dim=1)
+        z_2 = F.normalize(self.head(self.encode(self.encoder, view_2)), dim=1)
+        scores_1, scores_2 = z_1 @ self.prototypes.T, z_2 @ self.prototypes.T
         return swapped_prediction_loss(
             scores_1,
             scores_2,

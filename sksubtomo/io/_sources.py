@@ -80,14 +80,18 @@ def stack_references(path: Path, n_volumes: int, prefix: str) -> list[Reference]
 
 @contextmanager
 def open_source(
-    path: Path, *, dataset: str | None = None, **options: bool
+    path: Path,
+    *,
+    dataset: str | None = None,
+    keep_open: bool = False,
+    **options: bool,
 ) -> Iterator[tuple[Any, float | None]]:
     """Open the volumes of a file, whose format its suffix tells.
 
     Yields an array-like of shape (n, depth, height, width) and the voxel size. The
     array-like is a read-only memory map where the format allows; otherwise it reads
-    what it is indexed with, and only while it is open. The options are those of
-    `open_volumes`, for MRC files.
+    what it is indexed with, and only while it is open: if it is to be kept open, as
+    long as it exists. The options are those of `open_volumes`, for MRC files.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -98,7 +102,7 @@ def open_source(
             "alone, not in a sequence or by a pattern."
         )
     if suffix in HDF5_SUFFIXES:
-        with _open_hdf5(path, dataset) as volumes:
+        with _open_hdf5(path, dataset, keep_open) as volumes:
             yield _check_volumes(path, volumes), None
     elif suffix == ZARR_SUFFIX:
         yield _check_volumes(path, _open_zarr(path, dataset)), None
@@ -122,14 +126,14 @@ def _check_volumes(path: Path, volumes: Any) -> Any:
 
 
 @contextmanager
-def _open_hdf5(path: Path, dataset: str | None) -> Iterator[Any]:
+def _open_hdf5(path: Path, dataset: str | None, keep_open: bool) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
         raise _missing_extra(path, "h5py", "hdf5") from error
     with _reading(path, "an HDF5 file"):
         file = h5py.File(path, "r")
-    with file:
+    try:
         with _reading(path, "an HDF5 file"):
             found: dict[str, Any] = {}
 
@@ -145,6 +149,10 @@ def _open_hdf5(path: Path, dataset: str | None) -> Iterator[Any]:
         with _reading(path, "an HDF5 file"):
             mapped = _map_hdf5(path, file, chosen)
         yield _lift(chosen if mapped is None else mapped)
+    finally:
+        # A dataset that is still referred to keeps its file open, if it was not closed.
+        if not keep_open:
+            file.close()
 
 
 def _map_hdf5(path: Path, file: Any, dataset: Any) -> NDArray[Any] | None:
@@ -303,6 +311,30 @@ def reorder(volumes: NDArray[Any], axes: str) -> NDArray[Any]:
     n_leading = volumes.ndim - 3
     order = [n_leading + axis for axis in check_axes(axes)]
     return volumes.transpose(*range(n_leading), *order)
+
+
+class Reordered:
+    """Volumes of a file, stored in another order of axes, as z, y, x.
+
+    Parameters
+    ----------
+    volumes : array-like of shape (n, ...)
+        What reads single volumes, or slices of them.
+    axes : str
+        The order in which they are stored.
+    """
+
+    def __init__(self, volumes: Any, axes: str) -> None:
+        sides = tuple(volumes.shape[1 + axis] for axis in check_axes(axes))
+        self.shape = (volumes.shape[0], *sides)
+        self.ndim = 4
+        self.dtype = volumes.dtype
+        self.chunks = getattr(volumes, "chunks", None)
+        self._volumes = volumes
+        self._axes = axes
+
+    def __getitem__(self, rows: int | slice) -> NDArray[Any]:
+        return reorder(np.asarray(self._volumes[rows]), self._axes)
 
 
 def check_index(reference: Reference, n_volumes: int) -> int:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sksubtomo._stored import StoredVolumes, is_stored, take_rows
 from sksubtomo.io._sources import (
     EM_SUFFIX,
     HDF5_SUFFIXES,
@@ -21,6 +22,7 @@ from sksubtomo.io._sources import (
     ZARR_SUFFIX,
     Expected,
     Reference,
+    Reordered,
     check_array,
     check_axes,
     check_finite,
@@ -58,6 +60,7 @@ class Subtomograms:
     ----------
     volumes : ndarray of shape (n, depth, height, width)
         The volumes, axes z, y, x; memory-mapped and read-only where the file allows.
+        In the workflows, those of one file stay in it.
     voxel_size : float or None
         Voxel size in angstroms, if it is known.
     names : ndarray of str, shape (n,)
@@ -67,7 +70,7 @@ class Subtomograms:
         The STAR file's particles, if they come from one.
     """
 
-    volumes: NDArray[Any]
+    volumes: NDArray[Any] | StoredVolumes
     voxel_size: float | None
     names: NDArray[np.str_]
     particles: ParticleTable | None = None
@@ -166,9 +169,67 @@ def read_volumes(
     >>> Path(subtomograms.names[2]).name
     'particle_10.mrc'
     """
+    volumes, found, names, particles = _read(
+        source,
+        dataset=dataset,
+        voxel_size=voxel_size,
+        axes=axes,
+        allow_image_stacks=allow_image_stacks,
+        on_disk=False,
+    )
+    volumes = set_contrast(volumes, invert_contrast)
+    return Subtomograms(volumes, found, names, particles)
+
+
+def open_subtomograms(
+    source: str | os.PathLike[str] | Sequence[Any] | NDArray[Any],
+    *,
+    dataset: str | None = None,
+    voxel_size: float | None = None,
+    invert_contrast: bool | None = None,
+    axes: str = "zyx",
+    allow_image_stacks: bool = False,
+) -> Subtomograms:
+    """Read subtomograms as `read_volumes` does, but leave those of one file there.
+
+    Parameters
+    ----------
+    source, dataset, voxel_size, invert_contrast, axes, allow_image_stacks : object
+        As for `read_volumes`, which raises and warns the same.
+
+    Returns
+    -------
+    Subtomograms
+        Its volumes are StoredVolumes if all are in one file that is not compressed as a
+        whole, in whatever order; otherwise they are in memory.
+    """
+    volumes, found, names, particles = _read(
+        source,
+        dataset=dataset,
+        voxel_size=voxel_size,
+        axes=axes,
+        allow_image_stacks=allow_image_stacks,
+        on_disk=True,
+    )
+    volumes = set_contrast(volumes, invert_contrast)
+    return Subtomograms(volumes, found, names, particles)
+
+
+def _read(
+    source: Any,
+    *,
+    dataset: str | None,
+    voxel_size: float | None,
+    axes: str,
+    allow_image_stacks: bool,
+    on_disk: bool,
+) -> tuple[Any, float | None, NDArray[np.str_], ParticleTable | None]:
+    """Return volumes, their voxel size, their names and the STAR file's particles."""
     voxel_size = check_voxel_size(voxel_size)
     check_axes(axes)
-    references, particles = _list(source, dataset, allow_image_stacks, to_read=True)
+    references, particles = _list(
+        source, dataset, allow_image_stacks, in_memory=not on_disk
+    )
     expected = Expected(voxel_size=voxel_size)
     if voxel_size is None and particles is not None:
         origin = str(particles.path)
@@ -178,7 +239,11 @@ def read_volumes(
             widths=_image_sizes(particles),
             widths_origin=origin,
         )
-    read = _read_one_piece if _is_one_piece(references) else gather
+    read: Callable[..., tuple[Any, float | None]] = gather
+    if on_disk and len({reference.path for reference in references}) == 1:
+        read = _open_one_file
+    elif _is_one_piece(references):
+        read = _read_one_piece
     volumes, found = read(
         references,
         expected,
@@ -187,12 +252,8 @@ def read_volumes(
         allow_image_stacks=allow_image_stacks,
         ignore_voxel_size=voxel_size is not None,
     )
-    return Subtomograms(
-        set_contrast(volumes, invert_contrast),
-        found,
-        np.array([reference.name for reference in references]),
-        particles,
-    )
+    names = np.array([reference.name for reference in references])
+    return volumes, found, names, particles
 
 
 def list_references(
@@ -245,7 +306,7 @@ def list_references(
     >>> [reference.split("@")[0] for reference in references]
     ['000001', '000002']
     """
-    references, _ = _list(source, dataset, allow_image_stacks, to_read=False)
+    references, _ = _list(source, dataset, allow_image_stacks, in_memory=False)
     return np.array(
         [
             str(reference.path)
@@ -290,7 +351,9 @@ def contrast_sign(volumes: ArrayLike) -> int:
     >>> contrast_sign(X), contrast_sign(-X)
     (1, -1)
     """
-    array = volumes if isinstance(volumes, np.ndarray) else np.asarray(volumes)
+    array: Any = volumes
+    if not isinstance(volumes, (np.ndarray, StoredVolumes)):
+        array = np.asarray(volumes)
     if array.ndim != 4:
         raise ValueError(
             f"volumes has shape {array.shape}; expected (n, depth, height, width)."
@@ -310,7 +373,7 @@ def contrast_sign(volumes: ArrayLike) -> int:
     )
     differences = np.zeros(len(rows))
     for i, row in enumerate(rows):
-        volume = array[row].astype(np.float64)
+        volume = take_rows(array, np.array([row]))[0].astype(np.float64)
         spread = volume.std()
         if spread > 0:
             difference = volume[centre].mean() - volume[around].mean()
@@ -321,21 +384,24 @@ def contrast_sign(volumes: ArrayLike) -> int:
     return int(np.sign(differences.mean()))
 
 
-def set_contrast(volumes: NDArray[Any], invert_contrast: bool | None) -> NDArray[Any]:
+def set_contrast(volumes: Any, invert_contrast: bool | None) -> Any:
     """Invert the volumes, leave them, or leave them and warn if they look inverted.
 
     Parameters
     ----------
-    volumes : ndarray of shape (n, depth, height, width)
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         The volumes.
     invert_contrast : bool or None
-        True gives a float32 copy multiplied by -1. None warns if protein is dark.
+        True gives a float32 copy multiplied by -1, of volumes on disk when they are
+        read. None warns if protein is dark.
 
     Returns
     -------
-    ndarray of shape (n, depth, height, width)
+    ndarray or StoredVolumes of shape (n, depth, height, width)
         The volumes themselves, unless they are inverted.
     """
+    if invert_contrast and isinstance(volumes, StoredVolumes):
+        return -volumes
     if invert_contrast:
         check_array(volumes.shape, np.float32, "the inverted volumes")
         return np.negative(volumes, dtype=np.float32, casting="unsafe")
@@ -352,7 +418,7 @@ def set_contrast(volumes: NDArray[Any], invert_contrast: bool | None) -> NDArray
 
 
 def _list(
-    source: Any, dataset: str | None, allow_image_stacks: bool, *, to_read: bool
+    source: Any, dataset: str | None, allow_image_stacks: bool, *, in_memory: bool
 ) -> tuple[list[Reference], ParticleTable | None]:
     if not isinstance(source, (str, os.PathLike)):
         return parse_references(source), None
@@ -371,7 +437,7 @@ def _list(
     with open_source(
         path, dataset=dataset, allow_image_stacks=allow_image_stacks, warn=False
     ) as (volumes, _):
-        if to_read and not isinstance(volumes, np.ndarray):
+        if in_memory and not isinstance(volumes, np.ndarray):
             check_array(volumes.shape, volumes.dtype, str(path))
         if volumes.shape[0] == 1 and suffix not in {*HDF5_SUFFIXES, ZARR_SUFFIX}:
             return [reference], None
@@ -528,6 +594,42 @@ def _read_one_piece(
     expected = expected.check(volumes.shape[1:], voxel_size, references[0].name)
     for row, volume in _each_volume(stored, volumes, start, axes):
         check_finite(volume, references[row].name)
+    return volumes, expected.voxel_size
+
+
+def _open_one_file(
+    references: list[Reference],
+    expected: Expected,
+    *,
+    dataset: str | None,
+    axes: str,
+    allow_image_stacks: bool,
+    ignore_voxel_size: bool,
+) -> tuple[NDArray[Any] | StoredVolumes, float | None]:
+    """Leave volumes of a file there, once they are known to be finite."""
+    with open_source(
+        references[0].path,
+        dataset=dataset,
+        keep_open=True,
+        allow_image_stacks=allow_image_stacks,
+        ignore_voxel_size=ignore_voxel_size,
+    ) as (source, voxel_size):
+        rows = [check_index(reference, source.shape[0]) for reference in references]
+    if isinstance(source, np.ndarray):
+        source = reorder(source, axes)
+    elif axes != "zyx":
+        source = Reordered(source, axes)
+    depth, height, width = source.shape[1:]
+    expected = expected.check((depth, height, width), voxel_size, references[0].name)
+    volumes: NDArray[Any] | StoredVolumes
+    if is_stored(source) or not isinstance(source, np.ndarray):
+        volumes = StoredVolumes(source, (depth, height, width))
+    else:
+        volumes = source
+    whole = rows == list(range(len(volumes)))
+    volumes = volumes[:] if whole else volumes[rows]
+    for reference, volume in zip(references, volumes, strict=True):
+        check_finite(volume, reference.name)
     return volumes, expected.voxel_size
 
 

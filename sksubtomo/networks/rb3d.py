@@ -15,6 +15,8 @@ _POOLED_SIDE = 2
 # Enough channels that a group still carries information where a volume is pooled
 # to a single voxel: with two, normalised values are only ever plus and minus one.
 _CHANNELS_PER_GROUP = 8
+# Float32 values of the stem's output that are computed at once on the CPU: 8 MB.
+_PART_VALUES = 1 << 21
 
 
 class RB3D(BaseEstimator):
@@ -144,13 +146,22 @@ class RB3DNetwork(nn.Module):
         Tensor of shape (n, 256)
             Features.
         """
-        hidden = self.stem(volumes)
-        # A side of one voxel cannot be halved. Pooling before the ReLU gives the
-        # same numbers with an eighth of the work.
-        kernel = [min(2, side) for side in hidden.shape[2:]]
-        hidden = functional.relu_(functional.max_pool3d(hidden, kernel))
+        # On the CPU in parts, so that the stem's output, the largest tensor by far,
+        # stays in the cache and its memory is used again.
+        n_parts = 1
+        if volumes.device.type == "cpu":
+            values = _WIDTH * math.prod(volumes.shape[2:])
+            n_parts = max(1, len(volumes) // max(2, _PART_VALUES // values))
+        parts = [self._pooled_stem(part) for part in volumes.tensor_split(n_parts)]
+        hidden = functional.relu_(parts[0] if n_parts == 1 else torch.cat(parts))
         hidden = self.blocks(hidden)
         return functional.adaptive_avg_pool3d(hidden, _POOLED_SIDE).flatten(1)
+
+    def _pooled_stem(self, volumes: Tensor) -> Tensor:
+        """Convolve and pool; pooling before the ReLU is an eighth of its work."""
+        # A side of one voxel cannot be halved.
+        kernel = [min(2, side) for side in volumes.shape[2:]]
+        return functional.max_pool3d(self.stem(volumes), kernel)
 
 
 class _Block(nn.Module):

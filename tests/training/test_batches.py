@@ -1,11 +1,16 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+from sksubtomo._stored import StoredVolumes
+from sksubtomo._training import batches as batches_module
 from sksubtomo._training.batches import (
     BatchLoader,
     Normalizer,
     VolumeDataset,
+    read_ahead,
     soft_sphere,
 )
 
@@ -39,7 +44,7 @@ def test_dataset_statistics(volumes):
 
 def test_dataset_statistics_in_blocks(volumes, monkeypatch):
     whole = Normalizer.fit(volumes, "dataset")
-    monkeypatch.setattr("sksubtomo._training.batches._BLOCK_VALUES", 250)
+    monkeypatch.setattr("sksubtomo._stored._BLOCK_BYTES", 1000)
     blocks = Normalizer.fit(volumes, "dataset")
     assert blocks.mean == pytest.approx(whole.mean, rel=1e-12)
     assert blocks.scale == pytest.approx(whole.scale, rel=1e-12)
@@ -84,9 +89,9 @@ def test_batches_are_masked_after_augmentation_only(volumes):
     normalizer = Normalizer.fit(volumes, "dataset", "sphere")
     ((batch, _),) = _loader(volumes, batch_size=11, normalizer=normalizer)
     expected = (torch.from_numpy(volumes)[:, None] - normalizer.mean) / normalizer.scale
-    torch.testing.assert_close(batch, expected)
+    torch.testing.assert_close(batch.volumes, expected)
     masked = normalizer(torch.from_numpy(volumes)[:, None])
-    torch.testing.assert_close(normalizer.apply_mask(batch), masked)
+    torch.testing.assert_close(normalizer.apply_mask(batch.volumes), masked)
 
 
 def test_a_large_offset_does_not_swamp_the_spread():
@@ -125,7 +130,10 @@ def test_constant_volumes_become_zero(kind, value):
 )
 def test_sizes_of_batches(volumes, n, batch_size, sizes):
     loader = _loader(volumes[:n], batch_size=batch_size)
-    assert [len(batch) for batch, _ in loader] == sizes
+    parts = [part for part, _ in loader]
+    assert [part.n for part in parts] == sizes
+    assert [len(part.volumes) for part in parts] == sizes
+    assert {part.start for part in parts} == {0}
     assert len(loader) == len(sizes)
 
 
@@ -135,7 +143,7 @@ def test_every_epoch_has_every_volume_in_another_order(volumes):
     for _ in range(2):
         batches = list(loader)
         rows = torch.cat([labels for _, labels in batches]).numpy()
-        seen = torch.cat([batch for batch, _ in batches]).numpy()[:, 0]
+        seen = torch.cat([part.volumes for part, _ in batches]).numpy()[:, 0]
         np.testing.assert_array_equal(seen, volumes[rows])
         np.testing.assert_array_equal(np.sort(rows), np.arange(11))
         epochs.append(rows)
@@ -143,14 +151,14 @@ def test_every_epoch_has_every_volume_in_another_order(volumes):
 
 
 def test_without_generator_the_order_is_kept(volumes):
-    batches = [batch for batch, _ in _loader(volumes)]
+    batches = [part.volumes for part, _ in _loader(volumes)]
     np.testing.assert_array_equal(torch.cat(batches).numpy()[:, 0], volumes)
 
 
 def test_batches_are_copies(volumes):
     volumes.flags.writeable = False
-    batch, _ = next(iter(_loader(volumes)))
-    batch += 1
+    part, _ = next(iter(_loader(volumes)))
+    part.volumes.add_(1)
     dataset = VolumeDataset(volumes)
     assert len(dataset) == 11
     volume, label = dataset[3]
@@ -163,3 +171,145 @@ def test_extreme_intensities_volume_by_volume(volumes, factor):
     normalizer = Normalizer.fit(volumes, "volume")
     batch = torch.from_numpy(volumes)[:, None]
     torch.testing.assert_close(normalizer(batch * factor), normalizer(batch))
+
+
+@pytest.fixture
+def stored(volumes, tmp_path):
+    np.save(tmp_path / "volumes.npy", volumes)
+    mapped = np.load(tmp_path / "volumes.npy", mmap_mode="r")
+    return StoredVolumes(mapped, volumes.shape[1:])
+
+
+@pytest.mark.parametrize("kind", ["dataset", "volume", None])
+def test_statistics_of_stored_volumes(volumes, stored, kind):
+    assert Normalizer.fit(stored, kind, "sphere") == Normalizer.fit(
+        volumes, kind, "sphere"
+    )
+
+
+@pytest.mark.parametrize("window_bytes", [1, 2 * 4 * 4 * 120, 1 << 24])
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_stored_volumes_come_as_those_in_memory(
+    volumes, stored, monkeypatch, window_bytes, shard
+):
+    monkeypatch.setattr(batches_module, "_WINDOW_BYTES", window_bytes)
+    epochs = []
+    for X in (volumes, stored):
+        generator = np.random.default_rng(0)
+        loader = _loader(
+            X,
+            generator=generator,
+            shard=shard,
+            batch_size=2,
+            normalizer=Normalizer(per_volume=True),
+        )
+        epochs.append([*loader, *loader, generator.bit_generator.state])
+    *in_memory, state = epochs[0]
+    *read, state_of_read = epochs[1]
+    assert state == state_of_read
+    for (expected, labels), (part, labels_of_part) in zip(in_memory, read, strict=True):
+        assert torch.equal(part.volumes, expected.volumes)
+        assert (part.start, part.n) == (expected.start, expected.n)
+        assert torch.equal(labels_of_part, labels)
+
+
+def test_the_order_is_drawn_when_an_epoch_begins(stored):
+    # However many batches were read, or asked for.
+    generators = [np.random.default_rng(0) for _ in range(2)]
+    iterator = iter(_loader(stored, batch_size=2, generator=generators[0]))
+    next(iterator)
+    list(_loader(stored, batch_size=2, generator=generators[1]))
+    assert generators[0].random() == generators[1].random()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [2, 4, 16])
+def test_shards_make_up_the_batches(volumes, size, batch_size):
+    loaders = [
+        _loader(
+            volumes,
+            batch_size=batch_size,
+            generator=np.random.default_rng(0),
+            shard=shard,
+        )
+        for shard in [(0, 1), *((rank, size) for rank in range(size))]
+    ]
+    for (whole, labels), *shards in zip(*loaders, strict=True):
+        assert whole.start == 0
+        parts = [part for part, _ in shards]
+        assert torch.equal(torch.cat([part.volumes for part in parts]), whole.volumes)
+        assert torch.equal(torch.cat([rows for _, rows in shards]), labels)
+        sizes = [len(part.volumes) for part in parts]
+        assert [part.start for part in parts] == [0, *np.cumsum(sizes)[:-1]]
+        assert {part.n for part in parts} == {len(whole.volumes)}
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_part_is_all_that_is_read(volumes):
+    class Recording(StoredVolumes):
+        read = []
+
+        def take(self, rows):
+            self.read.extend(rows)
+            return super().take(rows)
+
+    class Chunked:
+        chunks = None
+        shape, dtype, ndim = volumes.shape, volumes.dtype, 4
+
+        def __getitem__(self, rows):
+            return volumes[rows]
+
+    stored = Recording(Chunked(), volumes.shape[1:])
+    ((part, labels), *_) = list(_loader(stored, batch_size=11, shard=(1, 2)))
+    assert (part.start, part.n) == (5, 11)
+    assert Recording.read == labels.tolist() == list(range(5, 11))
+
+
+def test_reading_ahead_keeps_the_order_and_stays_little_ahead():
+    asked = []
+
+    def items():
+        for i in range(20):
+            asked.append(i)
+            yield i
+
+    results = []
+    for result in read_ahead(lambda i: (i, threading.current_thread()), items()):
+        results.append(result[0])
+        assert result[1] is not threading.current_thread()
+        assert len(asked) <= len(results) + 2
+    assert results == list(range(20))
+
+
+def test_errors_of_reading_reach_the_caller(stored):
+    def take(rows):
+        if 7 in rows:
+            raise OSError("the disk is gone")
+        return StoredVolumes.take(stored, rows)
+
+    stored.take = take
+    loader = _loader(stored, batch_size=11)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(loader)
+    assert threading.active_count() == before
+
+
+def test_reading_ends_with_the_iteration(stored, monkeypatch):
+    monkeypatch.setattr(batches_module, "_WINDOW_BYTES", 1)
+    before = threading.active_count()
+    for n_taken in (1, 3, 99):
+        for i, _ in enumerate(_loader(stored, batch_size=2), 1):
+            assert threading.active_count() == before + 1
+            if i == n_taken:
+                break
+        assert threading.active_count() == before
+
+
+def test_mask_of_inference_can_be_trained_with():
+    with torch.inference_mode():
+        soft_sphere(3, 3, 7)
+    weight = torch.ones((), requires_grad=True)
+    (weight * soft_sphere(3, 3, 7)).sum().backward()
+    assert weight.grad > 0

@@ -30,6 +30,24 @@ def test_devices(monkeypatch):
         resolve_device("cuda:2")
 
 
+def test_processes_of_torchrun_have_devices_of_their_own(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == inference_device("cuda") == CPU
+    assert resolve_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for device in ("auto", "cuda", torch.device("cuda")):
+        assert resolve_device(device) == torch.device("cuda:3")
+        assert inference_device(device) == torch.device("cuda:3")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    # Where each process is shown one device only.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("auto") == torch.device("cuda:0")
+
+
 def test_unknown_device():
     with pytest.raises(ValueError, match="device='gpu' is not a device"):
         resolve_device("gpu")

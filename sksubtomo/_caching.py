@@ -1,0 +1,165 @@
+"""Pretraining inside another estimator: once for equal parameters and volumes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from pickle import PicklingError
+from types import FunctionType
+from typing import Any
+
+import joblib
+from filelock import FileLock
+from sklearn.utils.validation import check_memory
+
+from sksubtomo._stored import Volumes, digest
+from sksubtomo._training.distribution import join_processes
+from sksubtomo._training.runtime import resolve_device
+from sksubtomo._version import __version__
+
+# What a pretrainer is told that does not change what it learns.
+_WITHOUT_EFFECT = ("verbose", "checkpoint_dir")
+
+# Seconds between two looks at a lock that another process holds.
+_POLL = 0.1
+
+
+def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
+    """Fit a pretrainer, or take from a cache what the same fit gave before.
+
+    Where several processes ask for one fit at a time, one does it and the others wait.
+    The operating system releases the lock of a process that is killed. A cache that
+    cannot be used is warned of, and never an error. Processes that train together,
+    under ``torchrun``, use none: each would wait for the one that has the lock, which
+    waits for them.
+
+    Parameters
+    ----------
+    pretrainer : ContrastivePretrainer
+        An unfitted one, which may be the one that is fitted and returned.
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
+        Checked training volumes.
+    memory : str, object with the joblib.Memory interface, or None
+        The cache; None for none.
+
+    Returns
+    -------
+    ContrastivePretrainer
+        The fitted pretrainer. Checkpoints are in a folder of their own inside of its
+        `checkpoint_dir`, named by the key.
+    """
+    given = {name: getattr(pretrainer, name) for name in _WITHOUT_EFFECT}
+    together = join_processes(resolve_device(pretrainer.device)).size > 1
+    key = None
+    if pretrainer.checkpoint_dir is not None or (memory is not None and not together):
+        try:
+            key = fit_key(pretrainer, volumes)
+        except (PicklingError, AttributeError, TypeError) as error:
+            _warn(
+                f"a parameter of the pretrainer cannot be pickled ({error.args[0]}). A "
+                f"class of one's own has to be in a module that can be imported."
+            )
+    if key is not None and pretrainer.checkpoint_dir is not None:
+        pretrainer.set_params(checkpoint_dir=Path(pretrainer.checkpoint_dir, key))
+    if key is None or memory is None or together:
+        fitted = pretrainer.fit(volumes)
+    else:
+        fitted = _fit_cached(pretrainer, volumes, memory, key)
+    return fitted.set_params(**given)
+
+
+def fit_key(pretrainer: Any, volumes: Volumes) -> str:
+    """Return what tells a fit from all others that may give another result.
+
+    Parameters
+    ----------
+    pretrainer : ContrastivePretrainer
+        The pretrainer, whose `random_state` is an int or None.
+    volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
+        Checked training volumes. Their values count, and not how they are stored.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits, the same in every process.
+
+    Raises
+    ------
+    PicklingError, AttributeError, TypeError
+        If a parameter cannot be pickled.
+    """
+    parameters = pretrainer.get_params(deep=False)
+    for name in _WITHOUT_EFFECT:
+        del parameters[name]
+    # A torch.device and its name mean the same.
+    parameters["device"] = str(parameters["device"])
+    key: str = joblib.hash((type(pretrainer), parameters, digest(volumes), __version__))
+    return key
+
+
+def _fit_cached(pretrainer: Any, volumes: Volumes, memory: Any, key: str) -> Any:
+    """Fit by way of the cache, and without it where it cannot be used."""
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        release()
+
+    with ExitStack() as locks:
+        try:
+            memory = check_memory(memory)
+            folder = _lock_folder(memory)
+            locks.callback(_acquire(folder, key))
+            # joblib compares the function's source with what it noted in the cache,
+            # and empties the cache where they differ. Before joblib 1.6 it could meet
+            # a half-written note: one process at a time goes as far as the fit.
+            release = _acquire(folder, "source")
+            locks.callback(release)
+            # A new function object each time, because joblib notes the source once for
+            # an object and not for a cache, and takes a cache without a note for
+            # outdated.
+            function = FunctionType(_fit.__code__, _fit.__globals__, _fit.__name__)
+            cached = memory.cache(function, ignore=["pretrainer", "volumes", "begin"])
+            return cached(key, pretrainer, volumes, begin)
+        except OSError as error:
+            # What goes wrong in the fit itself is not the cache's fault.
+            if begun:
+                raise
+            _warn(f"memory={memory!r} cannot be written or read ({error}).")
+        return pretrainer.fit(volumes)
+
+
+def _fit(key: str, pretrainer: Any, volumes: Volumes, begin: Callable[[], None]) -> Any:
+    """Fit a pretrainer; what joblib caches, under the key alone."""
+    begin()
+    return pretrainer.fit(volumes)
+
+
+def _lock_folder(memory: Any) -> Path | None:
+    """Return where the locks of a cache are, or None if it is not in a folder."""
+    location = getattr(memory, "location", None)
+    if location is None or getattr(memory, "backend", None) != "local":
+        return None
+    return Path(location, "locks")
+
+
+def _acquire(folder: Path | None, name: str) -> Callable[[], None]:
+    """Wait for a lock, and return the function that releases it."""
+    if folder is None:
+        return lambda: None
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(poll_interval=_POLL)
+    except (OSError, NotImplementedError):
+        # A cache that can only be read is of use as well, and without locks the worst
+        # is that two processes do the same.
+        pass
+    return lock.release
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"the pretraining is not cached: {reason}", UserWarning, stacklevel=5)

@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch import nn
+
+from sksubtomo._training.graphs import GraphedStep, optimizer_settings
+from sksubtomo.contrastive import METHODS
+from sksubtomo.networks import RB3D
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+class StandIn:
+    """Does the step where a graph would replay it, from inputs of its own."""
+
+    log = []
+
+    def __init__(self, step, view_1, view_2):
+        self.step = step
+        self.views = (view_1.clone(), view_2.clone())
+        self.log.append("record")
+
+    def replay(self, view_1, view_2):
+        for recorded, view in zip(self.views, (view_1, view_2), strict=True):
+            recorded.copy_(view)
+        self.log.append("replay")
+        return self.step(*self.views).detach().clone()
+
+    @staticmethod
+    def warm_up(step, view_1, view_2):
+        StandIn.log.append("warm up")
+        return step(view_1, view_2).detach()
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(StandIn, "log", [])
+    return StandIn.log
+
+
+class Training:
+    """A module, its optimiser, and what a step does with them."""
+
+    def __init__(self, method, device, *, graphed):
+        torch.manual_seed(0)
+        self.module = METHODS[method]().build(RB3D().build((8, 8, 8))).to(device)
+        settings = optimizer_settings(torch.optim.Adam, device, graphed=graphed)
+        self.optimizer = torch.optim.Adam(
+            self.module.parameters(), lr=1e-3, weight_decay=1e-4, **settings
+        )
+
+    def step(self, view_1, view_2):
+        self.optimizer.zero_grad()
+        loss = self.module(view_1, view_2)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+def _views(sizes, device):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(2, n, 1, 8, 8, 8, generator=generator).to(device) for n in sizes
+    ]
+
+
+def _train(step, training, batches, n_epochs):
+    losses = []
+    for epoch in range(n_epochs):
+        training.module.start_epoch(epoch)
+        losses += [step(*views, epoch == 0) for views in batches]
+    return torch.stack(losses).detach().cpu(), training.module.state_dict()
+
+
+@pytest.fixture(autouse=True)
+def _same_generator():
+    with torch.random.fork_rng():
+        yield
+
+
+def test_every_call_is_one_step(log):
+    batches = _views([4, 4, 3, 4, 4], CPU)
+    plain, graphed = (Training("moco", CPU, graphed=False) for _ in range(2))
+    expected = _train(lambda a, b, key: plain.step(a, b), plain, batches, 2)
+    step = GraphedStep(graphed.step, warm_up=2, capture=StandIn)
+    found = _train(lambda a, b, key: step(a, b), graphed, batches, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    # Eight steps of the first shape; the two of the other one are in no record.
+    assert log == ["warm up"] * 2 + ["record"] + ["replay"] * 6
+
+
+def test_another_key_is_recorded_anew(log):
+    batches = _views([4] * 5, CPU)
+    plain, graphed = (Training("swav", CPU, graphed=False) for _ in range(2))
+    expected = _train(lambda a, b, key: plain.step(a, b), plain, batches, 2)
+    step = GraphedStep(graphed.step, warm_up=1, capture=StandIn)
+    found = _train(step, graphed, batches, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert log == (["warm up", "record"] + ["replay"] * 4) * 2
+
+
+@pytest.mark.usefixtures("log")
+def test_losses_are_kept_apart_and_have_no_gradient():
+    training = Training("simclr", CPU, graphed=False)
+    step = GraphedStep(training.step, warm_up=1, capture=StandIn)
+    losses = [step(*views) for views in _views([4, 4, 4, 2], CPU)]
+    assert len({loss.data_ptr() for loss in losses}) == 4
+    assert not any(loss.requires_grad for loss in losses)
+
+
+def test_optimizer_settings():
+    for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+        assert optimizer_settings(kind, CPU, graphed=True) == {}
+        assert optimizer_settings(kind, CUDA, graphed=False) == {"fused": True}
+        kind(nn.Linear(2, 2).parameters(), fused=True)
+    both = {"fused": True, "capturable": True}
+    assert optimizer_settings(torch.optim.AdamW, CUDA, graphed=True) == both
+    assert optimizer_settings(torch.optim.SGD, CUDA, graphed=True) == {"fused": True}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cuda_graph_is_the_same_training(method):
+    batches = _views([4] * 6 + [3] + [4] * 6, CUDA)
+    plain = Training(method, CUDA, graphed=False)
+    expected = _train(lambda a, b, key: plain.step(a, b), plain, batches, 2)
+    graphed = Training(method, CUDA, graphed=True)
+    found = _train(GraphedStep(graphed.step), graphed, batches, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_that_waits_for_the_device_is_refused():
+    def step(view_1, view_2):
+        return (view_1 - view_2).mean() * view_1.mean().item()
+
+    graphed = GraphedStep(step, warm_up=1)
+    (views,) = _views([4], CUDA)
+    graphed(*views)
+    with pytest.raises(RuntimeError, match="compile='step' could not record"):
+        graphed(*views)
