@@ -344,7 +344,7 @@ def test_unwritable_folder_is_named(folder):
     try:
         with (
             _unprivileged(),
-            pytest.raises(PermissionError, match="run: cannot hold checkpoints: Perm"),
+            pytest.raises(PermissionError, match=r"run.*: cannot .*Permission denied"),
             Checkpoints(folder, IDENTITY),
         ):
             pass
@@ -399,6 +399,7 @@ def test_optimizer_goes_on_bit_by_bit(name):
     resumed = _network(seed=1).eval()
     resumed.load_state_dict(weights)
     again = optimizer_class(resumed.parameters(), lr=0.5, **settings)
+    state.values = json.loads(json.dumps(state.values))
     load_optimizer_state(again, state)
     group = again.param_groups[0]
     assert group["lr"] == 0.02
