@@ -97,6 +97,9 @@ def test_bf16_is_the_encoders_own(encoder, volumes):
         assert 1e-4 < error < 0.03
     assert "forward" not in vars(encoder)
     torch.testing.assert_close(encoder(volumes), results["float32"][0])
+    linear = nn.Linear(2, 2)
+    with computing([linear], precision="bf16", device=CPU):
+        assert linear(torch.zeros(1, 2)).dtype == torch.float32
 
 
 @pytest.mark.usefixtures("has_bf16")
@@ -196,14 +199,16 @@ def test_a_compiler_that_fails_is_named(encoder):
     class CompilerError(Exception):
         __module__ = "torch._inductor.exc"
 
-    context = computing([encoder], precision="float32", device=CPU, compile="encoder")
-    with (
-        pytest.raises(RuntimeError, match="compile='encoder' failed"),
-        context,
-    ):
-        raise CompilerError
-    with pytest.raises(KeyError), computing([], precision="auto", device=CPU):
-        raise KeyError
+    def fail(error, compile):
+        with computing([encoder], precision="auto", device=CPU, compile=compile):
+            raise error
+
+    with pytest.raises(RuntimeError, match="compile='encoder' failed"):
+        fail(CompilerError, "encoder")
+    with pytest.raises(CompilerError):
+        fail(CompilerError, None)
+    with pytest.raises(KeyError):
+        fail(KeyError, "encoder")
     assert encoder._compiled_call_impl is None
 
 
