@@ -57,10 +57,12 @@ def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
         try:
             key = fit_key(pretrainer, volumes)
         except (PicklingError, AttributeError, TypeError) as error:
-            _warn(
-                f"a parameter of the pretrainer cannot be pickled ({error.args[0]}). A "
-                f"class of one's own has to be in a module that can be imported."
-            )
+            if memory is not None:
+                _warn(
+                    f"a parameter of the pretrainer cannot be pickled "
+                    f"({error.args[0]}). A class of one's own has to be in a module "
+                    f"that can be imported."
+                )
     if key is not None and pretrainer.checkpoint_dir is not None:
         pretrainer.set_params(checkpoint_dir=Path(pretrainer.checkpoint_dir, key))
     if key is None or memory is None or together:
@@ -162,4 +164,4 @@ def _acquire(folder: Path | None, name: str) -> Callable[[], None]:
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"the pretraining is not cached: {reason}", UserWarning, stacklevel=5)
+    warnings.warn(f"the pretraining is not cached: {reason}", UserWarning, stacklevel=6)

@@ -19,9 +19,9 @@ _BLOCK_BYTES = 1 << 23
 # After as many bytes of a memory map were touched, its pages are given back.
 _KEPT_BYTES = 1 << 25
 
-# The system maps the neighbourhood of a page that is read: 16 pages on Linux, and a
-# volume has two ends.
-_FAULT_BYTES = 1 << 17
+# Where a page of a file is read, Linux maps what it has of the file around it, up to
+# this.
+_FAULT_BYTES = 1 << 21
 
 
 class StoredVolumes:
@@ -34,8 +34,8 @@ class StoredVolumes:
     Parameters
     ----------
     source : array-like of shape (n, depth, height, width) or (n, n_features)
-        A memory map or a view of one, an h5py or Zarr array: whatever `is_stored`
-        accepts. Any real dtype.
+        A memory map or a view of one, an array of h5py, Zarr or dask: whatever
+        `is_stored` accepts. Any real dtype.
     volume_shape : tuple of int
         Depth, height and width; of a table, what its rows stand for.
 
@@ -70,7 +70,9 @@ class StoredVolumes:
     @property
     def chunk_rows(self) -> int:
         """Volumes that are stored, and decoded, together."""
-        return (getattr(self._source, "chunks", None) or (1,))[0]
+        rows = (getattr(self._source, "chunks", None) or (1,))[0]
+        # dask's chunks need not be of one size.
+        return rows if isinstance(rows, int) else max(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -147,14 +149,17 @@ class StoredVolumes:
         # A float64 too large for float32 becomes infinity, which is reported.
         with np.errstate(over="ignore", invalid="ignore"):
             if len(starts) > 1 and isinstance(source, np.ndarray):
-                table[...] = source[rows]
+                step = max(1, _KEPT_BYTES // (_FAULT_BYTES + 2 * table[0].nbytes))
+                for start in range(0, len(rows), step):
+                    table[start : start + step] = source[rows[start : start + step]]
+                    self._pages.touch(step * (_FAULT_BYTES + table[0].nbytes))
             elif len(starts) > 1 and hasattr(source, "oindex"):
                 table[...] = source.oindex[rows]
             else:
                 for start, stop in pairwise([*starts, len(rows)]):
                     first = int(rows[start])
                     table[start:stop] = source[first : first + stop - start]
-        self._pages.touch(volumes.nbytes + len(starts) * _FAULT_BYTES)
+                    self._pages.touch(table[start:stop].nbytes)
         if self._sign < 0:
             np.negative(volumes, out=volumes)
         return volumes
@@ -205,8 +210,8 @@ def is_stored(X: Any) -> bool:
     Returns
     -------
     bool
-        True for memory maps, views of them, arrays in chunks as those of h5py and Zarr,
-        all of two axes or more, and StoredVolumes.
+        True for memory maps, views of them, arrays in chunks as those of h5py, Zarr and
+        dask, all of two axes or more, and StoredVolumes.
     """
     if isinstance(X, StoredVolumes):
         return True

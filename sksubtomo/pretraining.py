@@ -243,7 +243,8 @@ class ContrastivePretrainer(
         ValueError
             If X or a parameter is not acceptable.
         OSError
-            If a checkpoint cannot be written.
+            If a checkpoint cannot be written, or another process trains with the
+            folder.
         FloatingPointError
             If the loss diverges.
         """

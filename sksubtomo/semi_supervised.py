@@ -13,7 +13,11 @@ from sklearn.base import (
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import (
+    _num_samples,
+    check_is_fitted,
+    has_fit_parameter,
+)
 
 from sksubtomo._labels import (
     check_labels,
@@ -172,7 +176,10 @@ class LabelFractionClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator
                     f"validation_data was given, but the fit of "
                     f"{type(estimator).__name__} does not take it."
                 )
-            encoded = encode_labels(y_val, self.classes_, len(X_val), "validation_data")
+            # Zarr arrays have a shape, but no length.
+            encoded = encode_labels(
+                y_val, self.classes_, _num_samples(X_val), "validation_data"
+            )
             fit_params["validation_data"] = (X_val, encoded)
         if takes_unlabeled:
             encoded = np.full(len(y), -1)

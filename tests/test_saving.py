@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch.callbacks import EpochScoring
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier, SubtomogramClassifier
-from sksubtomo._saving import _digest, check_model_folder
+from sksubtomo._saving import _digest, check_model_folder, check_saveable
 from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.contrastive import MoCo, SimCLR
 from sksubtomo.networks import RB3D
@@ -253,6 +253,15 @@ def test_a_later_save_replaces_the_model(folder, pretrainer):
     assert len(list(folder.iterdir())) == 2
     loaded = ContrastivePretrainer.load(folder)
     np.testing.assert_array_equal(loaded.transform(X), pretrainer.transform(X))
+
+
+def test_of_several_processes_the_first_one_writes(pretrainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for rank, written in ((1, False), (0, True)):
+        monkeypatch.setenv("RANK", str(rank))
+        check_saveable(pretrainer, tmp_path / "model")
+        pretrainer.save(tmp_path / "model")
+        assert (tmp_path / "model").exists() == written
 
 
 @pytest.mark.parametrize("calls_before_the_crash", [0, 1])

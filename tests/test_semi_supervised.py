@@ -213,6 +213,34 @@ def test_fractions_share_one_cached_pretraining(volumes, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["memory map", "hdf5", "zarr"])
+def test_volumes_on_disk(volumes, tmp_path, kind):
+    X, y = volumes
+    if kind == "memory map":
+        np.save(tmp_path / "X.npy", X)
+        stored = np.load(tmp_path / "X.npy", mmap_mode="r")
+    elif kind == "hdf5":
+        file = pytest.importorskip("h5py").File(tmp_path / "X.h5", "w")
+        stored = file.create_dataset("X", data=X)
+    else:
+        zarr = pytest.importorskip("zarr")
+        stored = zarr.create_array(tmp_path / "X.zarr", data=X)
+    classifier = LabelFractionClassifier(
+        RB3DClassifier(
+            ContrastivePretrainer(max_epochs=1), max_epochs=1, random_state=0
+        ),
+        label_fraction=0.5,
+        random_state=0,
+    )
+    expected = clone(classifier).fit(X, y, validation_data=(X, y))
+    classifier.fit(stored, y, validation_data=(stored, y))
+    np.testing.assert_array_equal(
+        classifier.predict_proba(stored), expected.predict_proba(X)
+    )
+    if kind == "hdf5":
+        file.close()
+
+
 def test_methods_as_a_grid(volumes, tmp_path):
     X, y = volumes
     classifier = RB3DClassifier(

@@ -1,12 +1,14 @@
 import hashlib
 from pathlib import Path
 
+import dask.array
 import h5py
 import numpy as np
 import pytest
 import zarr
+from sklearn.base import clone
 
-from sksubtomo import _stored
+from sksubtomo import ContrastivePretrainer, RB3DClassifier, _stored
 from sksubtomo._stored import (
     MappedPages,
     StoredVolumes,
@@ -62,9 +64,11 @@ def _store(kind, folder, volumes):
             return _hdf5(folder, volumes, chunks=chunks, compression="gzip")
         case "zarr":
             return _zarr(folder, volumes)
+        case "dask":
+            return dask.array.from_array(volumes, chunks=(7, *volumes.shape[1:]))
 
 
-KINDS = ["map", "view", "table", "hdf5", "chunked hdf5", "zarr"]
+KINDS = ["map", "view", "table", "hdf5", "chunked hdf5", "zarr", "dask"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,3 +238,27 @@ def test_not_finite_is_located(volumes, value, name):
 
 def test_large_values_are_finite(volumes):
     check_finite(np.full_like(volumes, 3e38))
+
+
+@pytest.mark.parametrize("kind", ["map", "table", "chunked hdf5", "zarr"])
+def test_estimators_give_the_same_as_in_memory(tmp_path, kind):
+    volumes = np.random.default_rng(0).normal(size=(24, 8, 8, 8)).astype(np.float32)
+    labels = np.array(["a", "b", ""] * 8)
+    source = _store(kind, tmp_path, volumes)
+    options = {"max_epochs": 1, "device": "cpu", "random_state": 0}
+    pretrainer = ContrastivePretrainer(normalize="volume", mask="sphere", **options)
+    classifier = RB3DClassifier(
+        ContrastivePretrainer(**options),
+        unlabeled="",
+        validation_fraction=0.3,
+        **options,
+    )
+    in_memory, on_disk = (
+        [
+            clone(pretrainer).fit_transform(X),
+            clone(classifier).fit(X, labels).predict_proba(X),
+        ]
+        for X in (volumes, source)
+    )
+    for expected, found in zip(in_memory, on_disk, strict=True):
+        np.testing.assert_array_equal(found, expected)

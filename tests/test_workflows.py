@@ -4,10 +4,14 @@ import os
 
 import numpy as np
 import pytest
+import zarr
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo import ContrastivePretrainer, RB3DClassifier, _stored, workflows
+from sksubtomo._stored import StoredVolumes
+from sksubtomo._training import batches, inference
 from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.io import (
     Subtomograms,
@@ -536,6 +540,87 @@ def test_embed_particles_pretrains_without_an_encoder(folder):
     expected = clone(pretrainer).fit(X)
     np.testing.assert_array_equal(result.embeddings, expected.transform(X))
     np.testing.assert_array_equal(result.pretrainer.transform(X), result.embeddings)
+
+
+@pytest.fixture
+def stored(folder, monkeypatch):
+    """A Zarr store of the particles, which nothing reads as a whole."""
+    zarr.create_array(folder / "stack.zarr", data=X, chunks=(1, 8, 8, 8))
+
+    def take(self, rows):
+        if len(rows) > 6:
+            pytest.fail("all volumes were in memory at once")
+        return take_some(self, rows)
+
+    take_some = StoredVolumes.take
+    monkeypatch.setattr(StoredVolumes, "take", take)
+    monkeypatch.setattr(_stored, "_BLOCK_BYTES", 4 * X[0].nbytes)
+    monkeypatch.setattr(batches, "_WINDOW_BYTES", 4 * X[0].nbytes)
+    monkeypatch.setattr(inference, "_CPU_BATCH", 4)
+    return folder / "stack.zarr"
+
+
+def test_embeddings_go_from_disk_to_disk(stored, encoder, monkeypatch):
+    outputs = []
+
+    def transform(self, X, out=None):
+        outputs.append(out)
+        return transform_stored(self, X, out=out)
+
+    transform_stored = ContrastivePretrainer.transform
+    monkeypatch.setattr(ContrastivePretrainer, "transform", transform)
+    output = stored.with_name("embeddings.npy")
+    result = embed_particles(stored, encoder=encoder, output=output)
+    assert isinstance(outputs[0], np.memmap)
+    assert isinstance(result.embeddings, np.memmap)
+    expected = encoder.transform(X)
+    np.testing.assert_array_equal(result.embeddings, expected)
+    np.testing.assert_array_equal(np.load(output), expected)
+
+
+def test_an_output_that_was_not_finished_is_not_there(folder, encoder, monkeypatch):
+    def transform(self, X, out=None):
+        out[0] = 1
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ContrastivePretrainer, "transform", transform)
+    before = set(folder.iterdir())
+    with pytest.raises(OSError, match=r"e\.npy: cannot be written: No space left"):
+        embed_particles(folder / "stack.mrc", encoder=encoder, output=folder / "e.npy")
+    assert set(folder.iterdir()) == before
+
+
+def test_training_on_what_is_on_disk(stored, classifier):
+    pretrainer = default_pretrainer(max_epochs=1, device="cpu", batch_size=4)
+    encoder = pretrain_encoder(stored, pretrainer=pretrainer)
+    expected = clone(pretrainer).fit(X)
+    np.testing.assert_array_equal(encoder.transform(X), expected.transform(X))
+    classifier.set_params(batch_size=4)
+    result = classify_particles(stored, LABELS, classifier=classifier, encoder=encoder)
+    classifier.set_params(unlabeled="", pretrainer=FrozenEstimator(encoder))
+    np.testing.assert_array_equal(
+        result.probabilities, classifier.fit(X, LABELS).predict_proba(X).max(axis=1)
+    )
+
+
+def test_only_the_first_process_writes(folder, encoder, classifier, monkeypatch):
+    monkeypatch.setattr(workflows, "is_main", lambda: False)
+    before = contents(folder)
+    pretrainer = default_pretrainer(max_epochs=1, device="cpu")
+    pretrain_encoder(folder / "stack.mrc", pretrainer=pretrainer, output=folder / "e")
+    result = embed_particles(
+        folder / "stack.mrc", encoder=encoder, output=folder / "e.npy"
+    )
+    np.testing.assert_array_equal(result.embeddings, encoder.transform(X))
+    classify_particles(
+        folder / "particles.star",
+        folder / "labels.csv",
+        classifier=classifier,
+        encoder=encoder,
+        output=folder / "out.star",
+        model=folder / "model",
+    )
+    assert contents(folder) == before
 
 
 @pytest.mark.usefixtures("no_training")

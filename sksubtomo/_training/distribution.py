@@ -12,6 +12,7 @@ import atexit
 import inspect
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -217,7 +218,11 @@ def parallelize(
             layer.forward = partial(  # type: ignore[method-assign]
                 _normalize_together, layer
             )
-        yield loss
+        with warnings.catch_warnings():
+            # The strides of sides of length one are arbitrary, and those of a gradient
+            # depend on the size of the batch.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+            yield loss
     finally:
         module.gather = gather_alone
         for layer in layers:
@@ -228,11 +233,6 @@ def _wrap(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Let processes start from the first one's state and average their gradients."""
     for buffer in module.buffers():
         dist.broadcast(buffer, src=0)
-    for parameter in module.parameters():
-        if parameter.is_contiguous():
-            # The strides of sides of length one are arbitrary, but the wrapper warns
-            # where they are not those of the gradient.
-            parameter.data = parameter.data.flatten().view(parameter.shape)
     # Every process computes the buffers for itself. The option has two names, of which
     # torch 2.6 does not know the second and torch 2.13 deprecates the first.
     names = ("forward_sync_buffers", "broadcast_buffers")

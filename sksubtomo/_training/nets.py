@@ -23,6 +23,7 @@ from sksubtomo._training.checkpoints import (
     restore,
     restore_callbacks,
 )
+from sksubtomo._training.distribution import check_same
 from sksubtomo._training.graphs import GraphedStep
 
 _VALIDATION_BATCH = 64
@@ -111,6 +112,9 @@ class VolumeNet(NeuralNet):
         state = None if checkpoints is None else checkpoints.load()
         if state is not None:
             restore(self, state)
+        if checkpoints is not None:
+            # Processes that do not see one folder would train different epochs.
+            check_same({"epochs in checkpoint_dir": len(self.history)})
         epochs_left = self.max_epochs - len(self.history)
         if epochs_left < 0:
             raise ValueError(
@@ -130,7 +134,7 @@ class VolumeNet(NeuralNet):
         self.notify("on_train_end", X=dataset, y=None)
         return [
             {
-                key: value
+                key: float(value) if key.endswith("_loss") else value
                 for key, value in epoch.items()
                 if key not in ("batches", "dur") and not key.endswith("_batch_count")
             }
@@ -245,6 +249,7 @@ class VolumeNet(NeuralNet):
             self.notify("on_batch_end", batch=batch, training=training, **step)
         records = self.history[-1]["batches"][-len(sizes) :]
         for name in measured[0]:
+            # The host waits for the device here, and nowhere else in an epoch.
             values = torch.stack([entry[name] for entry in measured]).tolist()
             for record, value in zip(records, values, strict=True):
                 record[f"{prefix}_{name}"] = value

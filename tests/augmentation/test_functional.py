@@ -187,6 +187,33 @@ def test_every_volume_has_its_own_transform():
         torch.testing.assert_close(views[turns], expected)
 
 
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_a_volume_is_resampled_alike_in_any_batch(n_axes):
+    volumes = randn(6, 1, 5, 7, 8).float()
+    matrices = torch.eye(n_axes + 1).double() + 0.1 * randn(6, n_axes + 1, n_axes + 1)
+    views = resample(volumes, matrices)
+    for rows in (slice(0, 1), slice(2, 5), slice(3, 6)):
+        assert torch.equal(resample(volumes[rows], matrices[rows]), views[rows])
+
+
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_positions_are_those_of_affine_grid(n_axes):
+    """Matrices in voxels from the centre, rescaled to edges at -1 and 1."""
+    volumes = randn(4, 1, 5, 7, 8)
+    matrices = torch.eye(n_axes + 1).double() + 0.1 * randn(4, n_axes + 1, n_axes + 1)
+    images = volumes.flatten(1, 2) if n_axes == 2 else volumes
+    half = torch.tensor(images.shape[2:]).flip(0) / 2
+    order = [*range(n_axes)][::-1]
+    linear = matrices[:, order][:, :, order] * half / half[:, None]
+    theta = torch.cat([linear, matrices[:, order, n_axes:] / half[:, None]], dim=2)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    expected = F.grid_sample(images, grid, align_corners=False).reshape(volumes.shape)
+    view = resample(volumes, matrices)
+    torch.testing.assert_close(view, expected, atol=1e-12, rtol=0)
+    single = resample(volumes.float(), matrices)
+    torch.testing.assert_close(single, expected.float(), atol=2e-5, rtol=0)
+
+
 def test_rotation_matrices_are_proper_and_ignore_length_and_sign():
     quaternions = randn(50, 4)
     rotations = rotation_matrices(quaternions)

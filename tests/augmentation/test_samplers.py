@@ -109,6 +109,17 @@ def test_state_goes_on_where_it_was_taken(name):
     assert all(torch.equal(other(volumes), view) for view in expected)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (3, 7), (2, 2), (0, 7), (7, 7)])
+def test_views_of_a_part_are_those_of_the_whole_batch(name, start, stop):
+    volumes = randn(7, 1, 5, 6, 4)
+    whole, part = (AUGMENTATIONS[name]().build(0) for _ in range(2))
+    for _ in range(2):
+        expected = whole(volumes)[start:stop]
+        view = part(volumes[start:stop], start=start, n=7)
+        torch.testing.assert_close(view, expected, rtol=0, atol=1e-6)
+    assert torch.equal(part.get_state(), whole.get_state())
+
+
 def test_base_sampler_has_no_views():
     with pytest.raises(NotImplementedError):
         ViewSampler(0)(randn(1, 1, 2, 2, 2))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sksubtomo import ContrastivePretrainer, workflows
+from sksubtomo._training import distribution
 from sksubtomo.cli import main
 from sksubtomo.io import write_volume_stack
 from sksubtomo.workflows import default_pretrainer
@@ -37,6 +38,31 @@ def test_an_encoder_is_saved(folder, capsys):
     assert pretrain(*arguments) == 2
     assert pretrain(*arguments, "--overwrite") == 0
     assert ContrastivePretrainer.load("e").random_state == 0
+
+
+def test_training_goes_on_from_a_checkpoint(folder, capsys):
+    arguments = ["stack.mrc", "--device", "cpu", "--checkpoint-dir", "c"]
+    assert pretrain(*arguments, "--output", "first", "--epochs", "1") == 0
+    assert pretrain(*arguments, "--output", "more", "--epochs", "2") == 0
+    more = ContrastivePretrainer.load("more")
+    assert [epoch["resumed"] for epoch in more.history_] == [True, False]
+    assert pretrain(*arguments, "--output", "other", "--seed", "3") == 2
+    assert "random_state" in capsys.readouterr().err
+
+
+def test_precision_is_passed_on(folder):
+    arguments = ["stack.mrc", "--output", "e", "--epochs", "1", "--device", "cpu"]
+    assert pretrain(*arguments, "--precision", "float32") == 0
+    assert ContrastivePretrainer.load("e").precision == "float32"
+    with pytest.raises(SystemExit):
+        pretrain(*arguments, "--precision", "float8")
+
+
+def test_only_the_first_process_tells_of_it(folder, capsys, monkeypatch):
+    monkeypatch.setattr(distribution, "is_main", lambda: False)
+    arguments = ["stack.mrc", "--output", "e", "--epochs", "1", "--device", "cpu"]
+    assert pretrain(*arguments) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_options_of_reading_are_passed_on(folder, monkeypatch):

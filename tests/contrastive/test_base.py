@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from sklearn.base import clone
@@ -140,9 +142,38 @@ def test_evaluation_changes_no_state(name):
         torch.testing.assert_close(value, before[key], rtol=0, atol=1e-15)
 
 
+def test_loss_and_state_are_those_of_the_gathered_features(name):
+    alone = toy_method(name).build(toy_encoder()).double()
+    module = deepcopy(alone)
+    views = toy_views(6, 0)
+    expected = alone(*views)
+
+    # The last two rows are here; another process sends the first four.
+    encoders = [module.encoders()[0], module.encoders()[-1]]
+    sent = [
+        encoder(view[:4]).detach()
+        for encoder, view in zip(encoders, views, strict=True)
+    ]
+    module.gather = lambda features: torch.cat([sent.pop(0), features])
+    torch.testing.assert_close(module(*(view[4:] for view in views)), expected)
+    torch.testing.assert_close(module.state_dict(), alone.state_dict())
+
+
+def test_encoders_are_the_networks_that_see_volumes(name):
+    module = toy_method(name).build(toy_encoder()).double()
+    seen = []
+    for encoder in module.encoders():
+        encoder.register_forward_hook(lambda network, *_: seen.append(network))
+    module(*toy_views(4, 0))
+    assert module.encoders()[0] is module.encoder
+    assert len(seen) == 2
+    assert set(seen) == set(module.encoders())
+
+
 def test_base_module_has_no_loss_and_no_opinion():
     module = ContrastiveModule(toy_encoder())
     assert module.start_epoch(0) is None
+    assert module.phase is None
     assert module.diagnose(1.0) is None
     with pytest.raises(NotImplementedError):
         module(*toy_views(2, 0))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
+from sksubtomo._stored import StoredVolumes
 from sksubtomo.io import (
     ReadVolumes,
     _sources,
@@ -24,7 +25,7 @@ from sksubtomo.io import (
     write_volume_stack,
 )
 from sksubtomo.io import volumes as volumes_module
-from sksubtomo.io.volumes import set_contrast
+from sksubtomo.io.volumes import open_subtomograms, set_contrast
 
 # Volumes of three different sides tell one axis from another.
 pytestmark = pytest.mark.filterwarnings("ignore:.*which is no cube:UserWarning")
@@ -865,3 +866,102 @@ def test_star_among_references(tmp_path):
         write_particles(tmp_path / f"{name}.star", {"rlnImageName": ["1@s.mrc"]})
     with pytest.raises(ValueError, match=r"a\.star: is a STAR file.* alone"):
         read_volumes(str(tmp_path / "*.star"))
+
+
+# Volumes that stay in their files
+
+
+def write_stack(path, stack):
+    if path.suffix == ".mrc":
+        write_volume_stack(path, stack, 10)
+    elif path.suffix == ".zarr":
+        zarr.create_array(path, data=stack, chunks=(2, *stack.shape[1:]))
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("v", data=stack, chunks=True, compression="gzip")
+    return path
+
+
+STACKS = ["s.mrc", "s.h5", "s.zarr"]
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("axes", ["zyx", "yxz"])
+def test_volumes_of_one_file_stay_there(tmp_path, stack, name, invert, axes):
+    stored = stack.transpose(0, *(1 + "zyx".index(axis) for axis in axes))
+    path = write_stack(tmp_path / name, stored)
+    found = open_subtomograms(path, invert_contrast=invert, axes=axes)
+    assert isinstance(found.volumes, StoredVolumes)
+    expected = read_volumes(path, invert_contrast=invert, axes=axes)
+    np.testing.assert_array_equal(np.stack(list(found.volumes)), expected.volumes)
+    np.testing.assert_array_equal(found.names, expected.names)
+    assert found.voxel_size == expected.voxel_size
+    some = open_subtomograms([f"{i}@{path}" for i in (3, 1, 3)], axes=axes)
+    np.testing.assert_array_equal(np.stack(list(some.volumes)), stack[[2, 0, 2]])
+
+
+def test_volumes_of_several_or_compressed_files_are_read(tmp_path, stack, folder):
+    write_volume_stack(tmp_path / "s.mrc", stack, 10)
+    packed = tmp_path / "s.mrc.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "s.mrc").read_bytes()))
+    for source in (folder, packed):
+        volumes = open_subtomograms(source).volumes
+        assert isinstance(volumes, np.ndarray)
+        np.testing.assert_array_equal(volumes, stack)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_volumes_that_stay_are_looked_through(tmp_path, stack, name):
+    bad = stack.copy()
+    bad[1, 2, 3, 4] = np.nan
+    path = write_stack(tmp_path / name, stack)
+    if name == "s.mrc":
+        with mrcfile.mmap(path, "r+") as mrc:
+            mrc.data[...] = bad
+    elif name == "s.zarr":
+        zarr.open(path)[:] = bad
+    else:
+        with h5py.File(path, "r+") as file:
+            file["v"][...] = bad
+    with pytest.raises(ValueError, match=r"000002@s\..*\(z=2, y=3, x=4\)"):
+        open_subtomograms(path)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_contrast_of_volumes_that_stay(tmp_path, name):
+    generator = np.random.default_rng(0)
+    dark = generator.normal(size=(12, 8, 8, 8)).astype(np.float32)
+    dark[:, 3:5, 3:5, 3:5] -= 9
+    path = write_stack(tmp_path / name, dark)
+    with pytest.warns(UserWarning, match="darker than their surroundings"):
+        found = open_subtomograms(path)
+    assert contrast_sign(found.volumes) == -1
+    assert contrast_sign(open_subtomograms(path, invert_contrast=True).volumes) == 1
+
+
+def test_a_file_is_open_as_long_as_its_volumes(tmp_path, stack):
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files are listed on Linux only")
+
+    def n_open():
+        return len(os.listdir("/proc/self/fd"))
+
+    path = write_stack(tmp_path / "s.h5", stack)
+    before = n_open()
+    found = open_subtomograms(path)
+    assert n_open() > before
+    part = found.volumes[1:]
+    del found
+    np.testing.assert_array_equal(np.stack(list(part)), stack[1:])
+    del part
+    assert n_open() == before
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_more_than_the_memory_can_stay(tmp_path, name, monkeypatch):
+    path = write_absurd(tmp_path / name, (40, 8, 8, 8))
+    monkeypatch.setattr(_sources, "available_memory", lambda: 60_000)
+    with pytest.raises(MemoryError):
+        read_volumes(path)
+    assert open_subtomograms(path).volumes.shape == (40, 8, 8, 8)

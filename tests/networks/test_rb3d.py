@@ -4,7 +4,7 @@ from sklearn.base import clone
 from torch import nn
 from torch.nn import functional
 
-from sksubtomo.networks import RB3D
+from sksubtomo.networks import RB3D, rb3d
 
 
 def _n_parameters(module):
@@ -42,6 +42,29 @@ def test_equals_the_description(side):
     torch.testing.assert_close(
         network(x), _literal_rb3d(network, x), rtol=1e-10, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_parts_of_a_batch_make_the_whole(n, monkeypatch):
+    """On the CPU the stem runs on a few volumes at a time, but never on one of many."""
+    torch.manual_seed(0)
+    network = RB3D().build((8, 8, 8)).double()
+    x = torch.randn(n, 1, 8, 8, 8, dtype=torch.float64)
+    sizes = []
+    network.stem.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+
+    def features_and_gradients():
+        network.zero_grad()
+        features = network(x)
+        features.square().sum().backward()
+        return [features, *(p.grad.clone() for p in network.parameters())]
+
+    whole = features_and_gradients()
+    assert sizes == [n]
+    sizes.clear()
+    monkeypatch.setattr(rb3d, "_PART_VALUES", 1)
+    torch.testing.assert_close(features_and_gradients(), whole, rtol=1e-10, atol=1e-12)
+    assert sizes == {1: [1], 2: [2], 3: [3], 5: [3, 2], 8: [2] * 4}[n]
 
 
 @pytest.mark.parametrize("norm", [None, "group"])

@@ -158,6 +158,7 @@ def main(folder):
         fit("moco", random_state=0, weight_decay=0.1 * processes.rank)
     pretrainer.save(folder / f"model-{processes.rank}")
     torch.save(found, folder / f"{processes.rank}.pt")
+    torch.distributed.barrier()
 
     if processes.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
