@@ -556,7 +556,7 @@ def stored(folder, monkeypatch):
     monkeypatch.setattr(StoredVolumes, "take", take)
     monkeypatch.setattr(_stored, "_BLOCK_BYTES", 4 * X[0].nbytes)
     monkeypatch.setattr(batches, "_WINDOW_BYTES", 4 * X[0].nbytes)
-    monkeypatch.setattr(inference, "_CPU_BATCH", 4)
+    monkeypatch.setattr(inference, "_cpu_batch", lambda volume_shape: 4)
     return folder / "stack.zarr"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -66,8 +67,11 @@ class _Terminated(BaseException):
 @contextlib.contextmanager
 def _raising_at_sigterm() -> Iterator[None]:
     """Let SIGTERM raise, so that clean-up runs as after an interruption."""
-    # Python allows only the main thread to set a handler.
-    if threading.current_thread() is not threading.main_thread():
+    # Python allows only the main thread to set a handler. And of processes that train
+    # together only the first has something to clean up; another may be waiting for it
+    # where no Python runs, and would not end.
+    helps = os.environ.get("RANK", "0") != "0"
+    if helps or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -141,7 +141,7 @@ class Normalizer:
         """
         if self.per_volume:
             axes = (1, 2, 3, 4)
-            weights = torch.ones(()).to(batch)
+            weights = batch.new_ones(())
             if self.mask:
                 weights = soft_sphere(*batch.shape[2:], device=batch.device)
                 weights = weights / weights.mean()

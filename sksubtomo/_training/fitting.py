@@ -201,7 +201,7 @@ def pretrain(
         )
         history = net.train(VolumeDataset(volumes), checkpoints)
     hint = module.diagnose(history[-1]["train_loss"])
-    if hint is not None:
+    if hint is not None and processes.rank == 0:
         warnings.warn(hint, ConvergenceWarning, stacklevel=3)
     return module.encoder.eval(), history
 

@@ -23,7 +23,7 @@ from sksubtomo._training.checkpoints import (
     restore,
     restore_callbacks,
 )
-from sksubtomo._training.distribution import check_same
+from sksubtomo._training.distribution import agree, check_same
 from sksubtomo._training.graphs import GraphedStep
 
 _VALIDATION_BATCH = 64
@@ -202,11 +202,16 @@ class VolumeNet(NeuralNet):
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as error:
             stop = error
+        stopped = stop is not None
+        if self.shard != (0, 1):
+            stopped = agree(stopped)
         if self.checkpoints is not None:
             state = capture(self)
-            state.values["stopped"] = stop is not None
+            state.values["stopped"] = stopped
             self.checkpoints.save(state, len(self.history))
-        if stop is not None:
+        # Records of single batches would take more memory than the network in time.
+        self.history[-1]["batches"].clear()
+        if stopped:
             raise _StopTraining from stop
 
     def run_single_epoch(
@@ -251,6 +256,10 @@ class VolumeNet(NeuralNet):
         for name in measured[0]:
             # The host waits for the device here, and nowhere else in an epoch.
             values = torch.stack([entry[name] for entry in measured]).tolist()
+            if self.shard != (0, 1):
+                # The processes compute the same but for rounding, and a callback that
+                # decides by the loss has to decide the same in all of them.
+                values = agree(values)
             for record, value in zip(records, values, strict=True):
                 record[f"{prefix}_{name}"] = value
             if name == "loss" and not all(map(math.isfinite, values)):

@@ -42,7 +42,21 @@ class PortableNetworkMixin:
 
     def _load_network(self, weights: Weights) -> None:
         """Set the network of the fitted architecture, with these weights."""
-        # A new network draws weights, which must not move the global generator.
-        with seeded_torch(0, torch.device("cpu")):
+        # On this device nothing is drawn, which would move the global generator. The
+        # generator is not to be locked here: a thread that unpickles must not wait for
+        # one that trains.
+        with torch.device("meta"):
             network = self._build_network()
+        if _is_all_saved(network):
+            network.to_empty(device="cpu")
+        else:
+            with seeded_torch(0, torch.device("cpu")):
+                network = self._build_network()
         setattr(self, self._network_attribute, load_arrays(network, weights))
+
+
+def _is_all_saved(network: nn.Module) -> bool:
+    """Tell whether the state dict has every tensor that the network computes with."""
+    saved = network.state_dict(keep_vars=True)
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    return all(name in saved for name, _ in tensors)

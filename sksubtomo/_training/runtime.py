@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -139,9 +140,16 @@ def spawn_seeds(seed: int, n: int) -> list[int]:
     return [int(value) for value in np.random.SeedSequence(seed).generate_state(n)]
 
 
+# There is one global generator for all threads of a process.
+_GLOBAL_GENERATORS = threading.RLock()
+
+
 @contextmanager
 def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside, and restore them on leaving.
+
+    Other threads that want to do the same wait meanwhile: what one of them draws would
+    depend on the others.
 
     Parameters
     ----------
@@ -159,7 +167,7 @@ def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         index = device.index
         cuda_devices.append(torch.cuda.current_device() if index is None else index)
-    with torch.random.fork_rng(devices=cuda_devices):
+    with _GLOBAL_GENERATORS, torch.random.fork_rng(devices=cuda_devices):
         torch.default_generator.manual_seed(seed)
         for index in cuda_devices:
             torch.cuda.default_generators[index].manual_seed(seed)

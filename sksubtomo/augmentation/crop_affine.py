@@ -156,7 +156,7 @@ class CropAffineSampler(ViewSampler):
         """Draw one view of every volume."""
         stop = start + len(volumes)
         matrices = self.draw(n or stop, *volumes.shape[3:])[start:stop]
-        return resample(volumes, matrices.to(volumes.device))
+        return resample(volumes, matrices)
 
     def draw(self, n: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.

@@ -139,13 +139,14 @@ class RotateShiftNoiseSampler(ViewSampler):
         rows = slice(start, start + len(volumes))
         n = n or rows.stop
         matrices = self.draw(n, *volumes.shape[2:])[rows]
-        views = resample(volumes, matrices.to(volumes.device))
+        views = resample(volumes, matrices)
         # Of the volume, not of the view, from which interpolation and empty corners
         # have taken a part that differs from draw to draw.
         std = volumes.new_zeros(0)
         if len(volumes) > 0:
             std = volumes.std(dim=(1, 2, 3, 4), correction=0)
-        std = std * self.noise * self._uniform(n, low=0.0)[rows].to(std)
+        factors = self.noise * self._uniform(n, low=0.0)[rows]
+        std = std * factors.to(std, non_blocking=True)
         if len(volumes) < n:
             # A generator has no way to skip the voxels of the other rows.
             views, std = _put_in(views, rows, n), _put_in(std, rows, n)

@@ -239,7 +239,6 @@ class MoCoModule(ContrastiveModule):
             (self.encoder, self.key_encoder),
             (self.head, self.key_head),
         ):
-            for theta_q, theta_k in zip(
-                source.parameters(), target.parameters(), strict=True
-            ):
-                theta_k.mul_(self.momentum).add_(theta_q, alpha=1 - self.momentum)
+            theta_q, theta_k = list(source.parameters()), list(target.parameters())
+            torch._foreach_mul_(theta_k, self.momentum)
+            torch._foreach_add_(theta_k, theta_q, alpha=1 - self.momentum)
