@@ -23,7 +23,7 @@ from sksubtomo._version import __version__
 _WITHOUT_EFFECT = ("verbose", "checkpoint_dir")
 
 # Seconds between two looks at a lock that another process holds.
-_POLL = 0.1
+_POLL = 0.02
 
 
 def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
@@ -105,27 +105,32 @@ def _fit_cached(pretrainer: Any, volumes: Volumes, memory: Any, key: str) -> Any
     """Fit by way of the cache, and without it where it cannot be used."""
     begun = False
 
-    def begin() -> None:
-        nonlocal begun
-        begun = True
-        release()
+    with ExitStack() as source_lock, ExitStack() as locks:
 
-    with ExitStack() as locks:
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            source_lock.close()
+
         try:
             memory = check_memory(memory)
-            folder = _lock_folder(memory)
-            locks.callback(_acquire(folder, key))
-            # joblib compares the function's source with what it noted in the cache,
-            # and empties the cache where they differ. Before joblib 1.6 it could meet
-            # a half-written note: one process at a time goes as far as the fit.
-            release = _acquire(folder, "source")
-            locks.callback(release)
             # A new function object each time, because joblib notes the source once for
             # an object and not for a cache, and takes a cache without a note for
             # outdated.
             function = FunctionType(_fit.__code__, _fit.__globals__, _fit.__name__)
             cached = memory.cache(function, ignore=["pretrainer", "volumes", "begin"])
-            return cached(key, pretrainer, volumes, begin)
+            arguments = (key, pretrainer, volumes, begin)
+            # Those who only read do not wait for each other.
+            folder = _lock_folder(memory)
+            if not _is_stored(cached, arguments):
+                locks.callback(_acquire(folder, key))
+            if not _is_stored(cached, arguments):
+                # joblib compares the function's source with what it noted in the cache,
+                # and empties the cache where they differ. Before joblib 1.6 it could
+                # meet a half-written note: one process at a time goes as far as the
+                # fit.
+                source_lock.callback(_acquire(folder, "source"))
+            return cached(*arguments)
         except OSError as error:
             # What goes wrong in the fit itself is not the cache's fault.
             if begun:
@@ -138,6 +143,12 @@ def _fit(key: str, pretrainer: Any, volumes: Volumes, begin: Callable[[], None])
     """Fit a pretrainer; what joblib caches, under the key alone."""
     begin()
     return pretrainer.fit(volumes)
+
+
+def _is_stored(cached: Any, arguments: tuple[Any, ...]) -> bool:
+    """Tell whether a result is in the cache, if the cache can tell."""
+    look = getattr(cached, "check_call_in_cache", None)
+    return look is not None and bool(look(*arguments))
 
 
 def _lock_folder(memory: Any) -> Path | None:

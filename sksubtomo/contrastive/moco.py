@@ -239,6 +239,7 @@ class MoCoModule(ContrastiveModule):
             (self.encoder, self.key_encoder),
             (self.head, self.key_head),
         ):
-            theta_q, theta_k = list(source.parameters()), list(target.parameters())
+            theta_q: list[Tensor] = list(source.parameters())
+            theta_k: list[Tensor] = list(target.parameters())
             torch._foreach_mul_(theta_k, self.momentum)
             torch._foreach_add_(theta_k, theta_q, alpha=1 - self.momentum)
