@@ -122,8 +122,8 @@ class ContrastivePretrainer(
     encoder_ : torch.nn.Module
         The trained encoder, without its projection head.
     embedding_mean_, embedding_scale_ : ndarray of shape (n_embedding,) and float
-        Mean and spread of the encoder's features over the training volumes, which
-        ``transform`` subtracts and divides by.
+        Mean and spread of the encoder's features over the training volumes, of many
+        over 256 of them, which ``transform`` subtracts and divides by.
     history_ : list of dict
         For each epoch its number, its mean ``train_loss``, what callbacks recorded
         and, with `checkpoint_dir`, whether it was ``resumed``: done by an earlier
