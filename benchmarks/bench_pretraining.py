@@ -86,8 +86,8 @@ def main() -> None:
         "Median (lowest-highest) of all epochs but the first.",
         "",
         f"Throughput of fit as a part of the bare loop's (aim: {AIM_OVERHEAD})",
-        f"{'size':>4} {'batch':>5}  {'method':<8}{'volumes/s':<12}{'wall':<19}"
-        f"{'processor':<19}once (s)",
+        f"{'size':>4} {'batch':>5}  {'method':<8}{'volumes/s':<12}{'wall':<20}"
+        f"{'processor':<20}once (s)",
         *overhead(options.methods, options.sizes),
         "",
         *against_lightly(options),
@@ -122,8 +122,8 @@ def overhead(methods: list[str], sizes: list[int]) -> Iterator[str]:
                 wall, cpu = ratios(in_turn.fit[1:], in_turn.bare[1:], digits=3)
                 speed = n / statistics.median(turn["wall"] for turn in in_turn.fit[1:])
                 yield (
-                    f"{size:>4} {batch:>5}  {method:<8}{speed:<12.1f}{wall:<19}"
-                    f"{cpu:<19}{once:.2f}"
+                    f"{size:>4} {batch:>5}  {method:<8}{speed:<12.1f}{wall:<20}"
+                    f"{cpu:<20}{once:.2f}"
                 )
 
 

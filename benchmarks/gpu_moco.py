@@ -60,6 +60,16 @@ from sksubtomo.recipes import gupta2022
 
 LIMIT_SECONDS = 60
 WARM_EPOCHS = 2
+SETTINGS = (
+    "device",
+    "n",
+    "size",
+    "epochs",
+    "batch_size",
+    "probe_epochs",
+    "structures",
+    "cudnn_benchmark",
+)
 VOXEL_SIZE = 10.0
 MODES = {"eager": None, "encoder": "encoder", "step": "step"}
 
@@ -206,10 +216,7 @@ class Results:
     def __init__(self, options: argparse.Namespace) -> None:
         self.path = options.folder / "results.json"
         self.end = time.monotonic() + 60 * options.limit_minutes
-        settings = {
-            name: getattr(options, name)
-            for name in ("device", "n", "size", "epochs", "batch_size", "probe_epochs")
-        }
+        settings = chosen(options, SETTINGS)
         self.found: dict[str, Any] = {"settings": settings}
         if self.path.exists():
             self.found = json.loads(self.path.read_text())
@@ -406,13 +413,13 @@ def _probe_beside(
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     together = StartTogether(barrier)
     clock = Clock()
-    callbacks = [("clock", clock), ("together", together)]
+    # The clock goes on when all processes do.
+    callbacks = [("together", together), ("clock", clock)]
     epochs = WARM_EPOCHS + options.probe_epochs
     pretrainer(options, mode, precision, max_epochs=epochs, callbacks=callbacks).fit(
         noise(options)
     )
     elapsed = clock.times[-1] - clock.times[WARM_EPOCHS]
-    # The clock stops before the others are waited for.
     queue.put((together.start, together.start + elapsed))
 
 
@@ -592,6 +599,15 @@ def write_report(options: argparse.Namespace, found: dict[str, Any]) -> str:
                 f"{result['linear_probe']:.1%}"
             )
     return "\n".join(lines) + "\n"
+
+
+def chosen(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options that results depend on; of a folder, whether it is given."""
+    values = {name: getattr(options, name) for name in names}
+    return {
+        name: value is not None if name == "structures" else value
+        for name, value in values.items()
+    }
 
 
 def shown_arguments() -> list[str]:

@@ -31,6 +31,7 @@ import json
 import multiprocessing
 import os
 import queue
+import shlex
 import shutil
 import signal
 import statistics
@@ -41,7 +42,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_moco import MODES, machine, shown_arguments, simulation, versions
+from gpu_moco import MODES, chosen, machine, shown_arguments, simulation, versions
+from scipy import stats
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
@@ -49,13 +51,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sksubtomo import ContrastivePretrainer, LabelFractionClassifier
 from sksubtomo.datasets import make_subtomograms
-from sksubtomo.model_selection import paired_t_test
 from sksubtomo.networks import RB3D
 from sksubtomo.recipes import gupta2022
 
 BASELINE = "random"
 LIMIT_MINUTES = 90
-SETTINGS = ("n_per_class", "size", "pretrain_epochs", "fine_tune_epochs", "fractions")
+SETTINGS = (
+    "n_per_class",
+    "size",
+    "pretrain_epochs",
+    "fine_tune_epochs",
+    "fractions",
+    "structures",
+    "mode",
+)
 
 Unit = tuple[str, float, int, str]
 
@@ -109,7 +118,7 @@ def numbers(text: str) -> list[float]:
 
 def claim(options: argparse.Namespace) -> None:
     """Refuse a folder of other settings."""
-    settings = {name: getattr(options, name) for name in SETTINGS}
+    settings = chosen(options, SETTINGS)
     path = options.folder / "settings.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         raise SystemExit(
@@ -294,7 +303,7 @@ def write_report(options: argparse.Namespace, units: list[Unit]) -> str:
     ]
     flops = sum(unit_flops(options, unit, cell) for unit, cell in cells.items())
     lines = [
-        "Command: python benchmarks/gpu_table.py " + " ".join(shown_arguments()),
+        "Command: python benchmarks/gpu_table.py " + shlex.join(shown_arguments()),
         f"Machine: {machine(options.device)}",
         "Versions: " + versions(),
         f"Done: {n_done[0]} pretrainings and {n_done[1]} fine-tunings, "
@@ -344,27 +353,40 @@ def describe(values: list[float]) -> str:
 def compare_precisions(
     options: argparse.Namespace, cells: dict[Unit, dict[str, Any]]
 ) -> list[str]:
-    """Compare each precision with the first, over all cells that both have."""
+    """Compare each precision with the first, over the units that both have done.
+
+    Fine-tunings of one pretraining are not independent and are averaged. The interval
+    says how large a difference may be: that none is significant would not mean that
+    there is none.
+    """
     reference, *others = options.precisions.split(",")
     lines = []
     for other in others:
-        pairs = [
-            (cell[name]["accuracy"], cells[other, *rest][name]["accuracy"])
-            for (precision, *rest), cell in cells.items()
-            if precision == reference
-            for name in cell
-            if name != "pretraining" and name in cells[other, *rest]
-        ]
-        if len(pairs) > 1:
-            a, b = np.array(pairs).T
-            test = paired_t_test(b, a)
+        points = []
+        for (precision, *rest), cell in cells.items():
+            beside = cells[other, *rest]
+            done = min(len(cell), len(beside)) == n_cells(options)
+            if precision == reference and done:
+                differences = [
+                    beside[name]["accuracy"] - cell[name]["accuracy"]
+                    for name in cell
+                    if name != "pretraining"
+                ]
+                points.append(100 * statistics.mean(differences))
+        if len(points) > 1:
             lines += [
                 "",
-                f"{other} against {reference}, {len(pairs)} pairs: accuracy "
-                f"{100 * (b - a).mean():+.2f} points (standard deviation "
-                f"{100 * (b - a).std(ddof=1):.2f}), p = {test.pvalue:.2f}",
+                f"{other} against {reference}, {len(points)} units, label fractions "
+                f"averaged: accuracy {statistics.mean(points):+.2f} points, 95 % "
+                f"interval ± {half_width(points):.2f}",
             ]
     return lines
+
+
+def half_width(values: list[float]) -> float:
+    """Return half of the 95 % interval of a mean, by Student's t."""
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
 
 
 def unit_flops(options: argparse.Namespace, unit: Unit, cell: dict[str, Any]) -> float:

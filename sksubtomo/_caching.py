@@ -16,11 +16,15 @@ from sklearn.utils.validation import check_memory
 
 from sksubtomo._stored import Volumes, digest
 from sksubtomo._training.distribution import join_processes
+from sksubtomo._training.precision import resolve_precision
 from sksubtomo._training.runtime import resolve_device
 from sksubtomo._version import __version__
 
 # What a pretrainer is told that does not change what it learns.
 _WITHOUT_EFFECT = ("verbose", "checkpoint_dir")
+
+# Of which only counts what they stand for.
+_RESOLVED = ("device", "precision")
 
 # Seconds between two looks at a lock that another process holds.
 _POLL = 0.02
@@ -48,9 +52,10 @@ def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
     -------
     ContrastivePretrainer
         The fitted pretrainer. Checkpoints are in a folder of their own inside of its
-        `checkpoint_dir`, named by the key.
+        `checkpoint_dir`, named by the key. Without a `random_state` it goes on from
+        what is there, as any fit does.
     """
-    given = {name: getattr(pretrainer, name) for name in _WITHOUT_EFFECT}
+    given = {name: getattr(pretrainer, name) for name in _WITHOUT_EFFECT + _RESOLVED}
     together = join_processes(resolve_device(pretrainer.device)).size > 1
     key = None
     if pretrainer.checkpoint_dir is not None or (memory is not None and not together):
@@ -65,8 +70,10 @@ def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
                 )
     if key is not None and pretrainer.checkpoint_dir is not None:
         pretrainer.set_params(checkpoint_dir=Path(pretrainer.checkpoint_dir, key))
-    if key is None or memory is None or together:
+    if key is None or together:
         fitted = pretrainer.fit(volumes)
+    elif memory is None:
+        fitted = _fit_alone(key, pretrainer, volumes)
     else:
         fitted = _fit_cached(pretrainer, volumes, memory, key)
     return fitted.set_params(**given)
@@ -91,12 +98,16 @@ def fit_key(pretrainer: Any, volumes: Volumes) -> str:
     ------
     PicklingError, AttributeError, TypeError
         If a parameter cannot be pickled.
+    ValueError
+        If there is no such device or precision.
     """
     parameters = pretrainer.get_params(deep=False)
     for name in _WITHOUT_EFFECT:
         del parameters[name]
-    # A torch.device and its name mean the same.
-    parameters["device"] = str(parameters["device"])
+    # "auto" means one thing on one machine and another on the next.
+    device = resolve_device(parameters["device"])
+    parameters["device"] = device.type
+    parameters["precision"] = resolve_precision(parameters["precision"], device)
     key: str = joblib.hash((type(pretrainer), parameters, digest(volumes), __version__))
     return key
 
@@ -120,35 +131,55 @@ def _fit_cached(pretrainer: Any, volumes: Volumes, memory: Any, key: str) -> Any
             function = FunctionType(_fit.__code__, _fit.__globals__, _fit.__name__)
             cached = memory.cache(function, ignore=["pretrainer", "volumes", "begin"])
             arguments = (key, pretrainer, volumes, begin)
-            # Those who only read do not wait for each other.
             folder = _lock_folder(memory)
-            if not _is_stored(cached, arguments):
+            if not _is_stored(cached, arguments, folder):
                 locks.callback(_acquire(folder, key))
-            if not _is_stored(cached, arguments):
-                # joblib compares the function's source with what it noted in the cache,
-                # and empties the cache where they differ. Before joblib 1.6 it could
-                # meet a half-written note: one process at a time goes as far as the
-                # fit.
-                source_lock.callback(_acquire(folder, "source"))
+                if _is_stored(cached, arguments, folder):
+                    # Those who only read do not wait for each other.
+                    locks.close()
+                else:
+                    source_lock.callback(_acquire(folder, "source"))
             return cached(*arguments)
         except OSError as error:
             # What goes wrong in the fit itself is not the cache's fault.
             if begun:
                 raise
             _warn(f"memory={memory!r} cannot be written or read ({error}).")
-        return pretrainer.fit(volumes)
+        return _fit_alone(key, pretrainer, volumes)
 
 
 def _fit(key: str, pretrainer: Any, volumes: Volumes, begin: Callable[[], None]) -> Any:
     """Fit a pretrainer; what joblib caches, under the key alone."""
     begin()
-    return pretrainer.fit(volumes)
+    return _fit_alone(key, pretrainer, volumes)
 
 
-def _is_stored(cached: Any, arguments: tuple[Any, ...]) -> bool:
+def _fit_alone(key: str, pretrainer: Any, volumes: Volumes) -> Any:
+    """Fit a pretrainer while no other process writes the same checkpoints."""
+    folder = pretrainer.checkpoint_dir
+    # Who has waited finds a finished run. A folder that cannot be used is the fit's
+    # to report.
+    release = _acquire(None if folder is None else folder.parent, key)
+    try:
+        return pretrainer.fit(volumes)
+    finally:
+        release()
+
+
+def _is_stored(cached: Any, arguments: tuple[Any, ...], folder: Path | None) -> bool:
     """Tell whether a result is in the cache, if the cache can tell."""
     look = getattr(cached, "check_call_in_cache", None)
-    return look is not None and bool(look(*arguments))
+    if look is None:
+        return False
+    # joblib compares the function's source with what it noted in the cache, and where
+    # they differ it empties the cache and writes the note, which before joblib 1.6
+    # another process could meet half-written: one process at a time gets as far as the
+    # fit, or as reading the result.
+    release = _acquire(folder, "source")
+    try:
+        return bool(look(*arguments))
+    finally:
+        release()
 
 
 def _lock_folder(memory: Any) -> Path | None:
@@ -167,7 +198,7 @@ def _acquire(folder: Path | None, name: str) -> Callable[[], None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(poll_interval=_POLL)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError, ValueError):
         # A cache that can only be read is of use as well, and without locks the worst
         # is that two processes do the same.
         pass

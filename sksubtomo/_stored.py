@@ -41,8 +41,6 @@ class StoredVolumes:
 
     Attributes
     ----------
-    shape : tuple of int
-        (n, depth, height, width).
     dtype : dtype
         That of what is taken: float32.
     """
@@ -60,6 +58,7 @@ class StoredVolumes:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
+        """Number of volumes, and depth, height and width of each."""
         return len(self._rows), *self._volume_shape
 
     @property
@@ -83,7 +82,8 @@ class StoredVolumes:
         Parameters
         ----------
         rows : slice, or array-like of int or bool
-            Which, in which order.
+            Which, in which order. Or a tuple of these and an Ellipsis, which
+            scikit-learn gives.
 
         Returns
         -------
@@ -92,6 +92,8 @@ class StoredVolumes:
         """
         part = object.__new__(StoredVolumes)
         part.__dict__.update(self.__dict__)
+        if isinstance(rows, tuple) and len(rows) == 2 and rows[1] is Ellipsis:
+            rows = rows[0]
         if isinstance(rows, slice):
             part._rows = self._rows[rows]
         else:

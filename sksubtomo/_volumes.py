@@ -9,7 +9,7 @@ that says which row and voxel is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -137,6 +137,11 @@ def _as_volumes(X: Any, rows: npt.NDArray[np.float32], shape: VolumeShape) -> Vo
 
 def _as_array(X: Any) -> Any:
     """Make an array of what is not yet one, if its rows are volumes."""
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X is a {type(X).__name__} with the keys {list(X)[:5]}; expected one of "
+            f"its arrays, such as X[key]."
+        )
     if isinstance(X, (list, tuple)) and len(X) > 0 and np.ndim(X[0]) >= 2:
         shapes = [np.shape(volume) for volume in X]
         for row, shape in enumerate(shapes):

@@ -21,6 +21,7 @@ from sksubtomo._labels import (
 from sksubtomo._parameters import resolve
 from sksubtomo._saving import SavedModelMixin
 from sksubtomo._training.batches import Normalizer
+from sksubtomo._training.distribution import agree, join_processes
 from sksubtomo._training.fitting import (
     OPTIMIZERS,
     ClassifierNetwork,
@@ -274,6 +275,10 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             )
         y, labeled = check_labels(self, X, y, unlabeled=self.unlabeled)
         seed = draw_seed(self.random_state)
+        if isinstance(self.pretrainer, ContrastivePretrainer):
+            # Processes that pretrain together go on with equal classifiers.
+            join_processes(resolve_device(self.device))
+            seed = agree(seed)
         pretraining_seed, fine_tuning_seed, split_seed = spawn_seeds(seed, 3)
         self._fitted_encoder, source = self._resolve_encoder()
         volumes = check_fit_volumes(self, X, volume_shape=self._given_shape(source))

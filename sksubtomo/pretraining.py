@@ -13,6 +13,7 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 
 from sksubtomo._parameters import describe, resolve
@@ -230,6 +231,7 @@ class ContrastivePretrainer(
         ----------
         X : array-like of shape (n, depth, height, width) or (n, n_features)
             Volumes, in any unit of intensity, or flattened volumes. At least two.
+            Memory maps and arrays of h5py, Zarr and dask stay on disk.
         y : Ignored
             Present for API consistency.
 
@@ -248,6 +250,9 @@ class ContrastivePretrainer(
         FloatingPointError
             If the loss diverges.
         """
+        if self.checkpoint_dir is not None and not str(self.checkpoint_dir):
+            raise ValueError("checkpoint_dir=''; expected the name of a folder.")
+        device = resolve_device(self.device)
         volumes = check_fit_volumes(
             self, X, volume_shape=self.volume_shape, min_volumes=2
         )
@@ -255,7 +260,6 @@ class ContrastivePretrainer(
         self._fitted_encoder = resolve(self.encoder, ENCODERS, "encoder")
         method = resolve(self.method, METHODS, "method")
         augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
-        device = resolve_device(self.device)
         processes = join_processes(device)
         seed = agree(draw_seed(self.random_state))
         # Without a random_state every fit is another, and goes on all the same.
@@ -277,9 +281,15 @@ class ContrastivePretrainer(
             }
         )
         if processes.size > 1:
-            # A few volumes give away that processes read different data.
+            # A few volumes give away that processes read different files.
             step = -(-len(volumes) // _COMPARED_VOLUMES)
-            check_same({"parameters": parameters, "X": digest(volumes[::step])})
+            run = {
+                "max_epochs": self.max_epochs,
+                "compile": self.compile,
+                "checkpoint_dir": self.checkpoint_dir and str(self.checkpoint_dir),
+            }
+            X_seen = {"shape": volumes.shape, "digest": digest(volumes[::step])}
+            check_same({"parameters": parameters | run, "X": X_seen})
         with self._open_checkpoints(parameters, volumes, processes) as checkpoints:
             self.normalizer_ = Normalizer.fit(volumes, self.normalize, self.mask)
             self.encoder_, self.history_ = pretrain(
@@ -316,7 +326,8 @@ class ContrastivePretrainer(
         Parameters
         ----------
         X : array-like of shape (n, depth, height, width) or (n, n_features)
-            Volumes of the shape that was fitted, or flattened ones.
+            Volumes of the shape that was fitted, or flattened ones; in memory or on
+            disk.
         out : array of shape (n, n_embedding), default=None
             Where to write the embeddings, block by block, such as
             ``numpy.lib.format.open_memmap("embedding.npy", "w+", "float32", shape)``
@@ -331,9 +342,16 @@ class ContrastivePretrainer(
         Raises
         ------
         ValueError
-            If X or `out` is not acceptable.
+            If X or `out` is not acceptable, or `out` is given where ``set_output`` asks
+            for data frames.
         """
         check_is_fitted(self)
+        container = _get_output_config("transform", self)["dense"]
+        if out is not None and container != "default":
+            raise ValueError(
+                f"out was given, but set_output asks for {container}; expected "
+                f"transform='default'."
+            )
         volumes = check_predict_volumes(self, X)
         device = inference_device(self.device)
         with computing([self.encoder_], precision=self.precision, device=device):

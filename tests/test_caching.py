@@ -3,14 +3,18 @@ import pickle
 import resource
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
+from joblib.memory import MemorizedFunc
+from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from sksubtomo import ContrastivePretrainer
+from sksubtomo import ContrastivePretrainer, _caching
 from sksubtomo._caching import fit_key, fit_once
 from sksubtomo._stored import StoredVolumes
 from sksubtomo.contrastive import MoCo
@@ -78,19 +82,40 @@ def test_key_is_of_parameters_and_values(volumes, tmp_path):
     assert fit_key(pretrainer, StoredVolumes(stored, (4, 4, 4))) == key
 
 
+def test_key_is_of_what_is_computed_with(volumes, monkeypatch):
+    def key(**parameters):
+        return fit_key(ContrastivePretrainer(random_state=0, **parameters), volumes)
+
+    on_cpu = key(device="cpu", precision="float32")
+    assert key(device="cpu", precision="auto") == on_cpu
+    assert key(device="cpu", precision="tf32") == on_cpu
+    # Another machine, which shares the folder.
+    monkeypatch.setattr(_caching, "resolve_device", lambda _: torch.device("cuda:1"))
+    for precision in ("auto", "float32"):
+        monkeypatch.setattr(
+            _caching,
+            "resolve_precision",
+            lambda given, _: "tf32" if given == "auto" else given,
+        )
+        assert key(precision=precision) != on_cpu
+    assert key(precision="auto") == key(precision="tf32") != key(precision="float32")
+
+
 def test_the_user_s_settings_come_back(volumes, pretrainer, tmp_path):
     cache = str(tmp_path / "cache")
-    first = fit_once(pretrainer.set_params(verbose=0), volumes, cache)
+    first = fit_once(pretrainer.set_params(device="cpu"), volumes, cache)
+    settings = {
+        "verbose": 1,
+        "checkpoint_dir": str(tmp_path / "c"),
+        "device": torch.device("cpu"),
+        "precision": "float32",
+    }
     again = fit_once(
-        LoggedPretrainer(
-            max_epochs=1, random_state=0, verbose=1, checkpoint_dir=str(tmp_path / "c")
-        ),
-        volumes,
-        cache,
+        LoggedPretrainer(max_epochs=1, random_state=0, **settings), volumes, cache
     )
     assert _n_fits(tmp_path) == 1
     assert again is not first
-    assert (again.verbose, again.checkpoint_dir) == (1, str(tmp_path / "c"))
+    assert settings.items() <= again.get_params().items()
     for one, other in zip(_weights(first), _weights(again), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -106,7 +131,7 @@ def test_each_fit_has_checkpoints_of_its_own(volumes, tmp_path):
 
     first, second = fit(volumes), fit(volumes + 1)
     assert first.checkpoint_dir == second.checkpoint_dir == folder
-    assert len(list(folder.iterdir())) == 2
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 2
     again = fit(volumes)
     assert all(epoch["resumed"] for epoch in again.history_)
     for one, other in zip(_weights(first), _weights(again), strict=True):
@@ -133,6 +158,64 @@ def test_threads_wait_for_each_other(volumes, pretrainer, tmp_path):
         thread.join()
     assert len(fitted) == 3
     assert _n_fits(tmp_path) == 1
+
+
+def test_threads_share_checkpoints(volumes, pretrainer, tmp_path):
+    def fit(_):
+        own = clone(pretrainer).set_params(max_epochs=2, checkpoint_dir=tmp_path / "c")
+        return fit_once(own, volumes, None)
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(fit, range(2))
+    assert _n_fits(tmp_path) == 2
+    resumed = [
+        [epoch.get("resumed", False) for epoch in f.history_] for f in (one, other)
+    ]
+    assert sorted(resumed) == [[False, False], [True, True]]
+    for a, b in zip(_weights(one), _weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoints_that_cannot_be_made_are_an_error(volumes, pretrainer, tmp_path):
+    (tmp_path / "file").touch()
+    for memory in (None, str(tmp_path / "cache")):
+        pretrainer.set_params(checkpoint_dir=tmp_path / "file")
+        with pytest.raises(OSError, match="file.*cannot hold checkpoints"):
+            fit_once(pretrainer, volumes, memory)
+
+
+def test_results_are_read_without_a_lock(volumes, pretrainer, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    fit_once(pretrainer, volumes, str(cache))
+
+    def look_at_locks(self, state):
+        for path in (cache / "locks").iterdir():
+            with FileLock(path, timeout=0):
+                looked.append(path.name)
+        self.__dict__.update(state)
+
+    looked = []
+    monkeypatch.setattr(LoggedPretrainer, "__setstate__", look_at_locks)
+    fit_once(pretrainer, volumes, str(cache))
+    assert "source.lock" in looked
+
+
+def test_threads_look_up_one_after_the_other(
+    volumes, pretrainer, tmp_path, monkeypatch
+):
+    # A look-up may empty the cache and write joblib's note.
+    cache = tmp_path / "cache"
+    held = []
+
+    def look(self, *arguments):
+        with pytest.raises(Timeout), FileLock(cache / "locks/source.lock", timeout=0):
+            pass
+        held.append(True)
+        return False
+
+    monkeypatch.setattr(MemorizedFunc, "check_call_in_cache", look)
+    fit_once(pretrainer, volumes, str(cache))
+    assert held == [True, True]
 
 
 @pytest.mark.parametrize("kind", ["location", "no location", "foreign"])

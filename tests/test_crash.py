@@ -3,15 +3,24 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from skorch.callbacks import Callback, EarlyStopping
+import torch
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ExponentialLR,
+    LinearLR,
+    SequentialLR,
+)
 
 import sksubtomo
 from sksubtomo import ContrastivePretrainer
@@ -86,7 +95,7 @@ class _Fits:
         self._server = server
         self._directory = directory
 
-    def run(self, folder, method, kill_after=None, **task):
+    def run(self, folder, method, kill_at=None, **task):
         """Return the exit status; a negative one is the signal that ended it."""
         task = {
             "folder": str(self._directory / folder),
@@ -101,14 +110,35 @@ class _Fits:
         self._server.stdin.write(json.dumps(task) + "\n")
         self._server.stdin.flush()
         child = int(self._server.stdout.readline())
-        if kill_after is not None:
-            # The first time there has to be something to continue from.
-            deadline = time.monotonic() + 60
-            while not self._checkpoints(folder) and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
+        if kill_at is not None:
+            epoch, delay = kill_at
+            with suppress(ProcessLookupError):
+                while self._newest(folder) < epoch:
+                    time.sleep(0.001)
+                    os.kill(child, 0)
+                time.sleep(delay)
+                os.kill(child, signal.SIGKILL)
         return int(self._server.stdout.readline())
+
+    def kill(self, folder, n_more, delay, latest, **task):
+        """Kill a fit a moment after it has saved `n_more` checkpoints.
+
+        How far it gets meanwhile is the machine's business. If that is beyond epoch
+        `latest`, all is put back, and the next one is killed earlier.
+        """
+        path, before = self._directory / folder, self._directory / "before"
+        path.mkdir(exist_ok=True)
+        shutil.copytree(path, before)
+        epoch = self._newest(folder) + n_more
+        for attempt in range(20):
+            status = self.run(folder, kill_at=(epoch, delay / 2**attempt), **task)
+            assert status in (0, -signal.SIGKILL)
+            if status != 0 and self._newest(folder) <= latest:
+                shutil.rmtree(before)
+                return
+            shutil.rmtree(path)
+            shutil.copytree(before, path)
+        pytest.fail("every fit was faster than what should have killed it")
 
     def result(self, folder):
         """Return a hash of the weights, and the history."""
@@ -118,8 +148,9 @@ class _Fits:
         """Return what is left of writes that did not end."""
         return list((self._directory / folder).glob(".epoch*"))
 
-    def _checkpoints(self, folder):
-        return list((self._directory / folder).glob("epoch*"))
+    def _newest(self, folder):
+        paths = (self._directory / folder).glob("epoch*")
+        return max((int(path.stem.removeprefix("epoch-")) for path in paths), default=0)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +191,14 @@ def fits(server, volumes, tmp_path):
 )
 def test_killed_at_random_moments(fits, method, settings, max_epochs, n_kills):
     task = {"method": method, "settings": settings, "max_epochs": max_epochs}
-    start = time.perf_counter()
     assert fits.run("straight", **task) == 0
-    duration = time.perf_counter() - start
-    # Even if all were late, the last would come before the end.
-    moments = np.random.default_rng(0).uniform(0, 0.7 / n_kills, n_kills) * duration
-    for moment in moments:
-        assert fits.run("killed", **task, kill_after=moment) == -signal.SIGKILL
+    rng = np.random.default_rng(0)
+    for n_left in range(n_kills, 0, -1):
+        # The first time there has to be something to continue from. Later, it may be
+        # hit while it does so.
+        n_more = 1 if n_left == n_kills else rng.integers(2)
+        delay = rng.uniform(0, 0.05)
+        fits.kill("killed", n_more, delay, latest=max_epochs - n_left, **task)
     assert fits.run("killed", **task) == 0
 
     expected, straight = fits.result("straight")
@@ -293,6 +325,83 @@ def test_callbacks_go_on_counting(volumes, tmp_path):
         )
         assert resumed.n_iter_ == 3
         assert _hash(resumed) == _hash(straight)
+
+
+def _in_sequence(optimizer, last_epoch):
+    # skorch tells the epoch, but parts of a schedule begin at their own first one.
+    parts = [LinearLR(optimizer, 0.1, total_iters=3), ExponentialLR(optimizer, 0.5)]
+    return SequentialLR(optimizer, parts, milestones=[3])
+
+
+def _chained(optimizer, last_epoch):
+    parts = [LinearLR(optimizer, 0.1, total_iters=3), ExponentialLR(optimizer, 0.5)]
+    return ChainedScheduler(parts)
+
+
+@pytest.mark.parametrize("n_done", [1, 2, 3, 4])
+@pytest.mark.parametrize("policy", [_in_sequence, _chained])
+def test_schedules_of_schedules_go_on(volumes, tmp_path, policy, n_done):
+    def fit(folder, *others):
+        callbacks = [LRScheduler(policy), *others]
+        parameters = {"method": "simclr", "max_epochs": 5, "lr": 1e-3}
+        return _pretrainer(folder, callbacks=callbacks, **parameters).fit(volumes)
+
+    straight = fit(None)
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, _Break(n_done + 1))
+    resumed = fit(tmp_path)
+    rates, expected = (
+        [epoch["event_lr"] for epoch in fitted.history_]
+        for fitted in (resumed, straight)
+    )
+    assert len(set(expected)) > 3
+    assert rates == expected
+    assert _hash(resumed) == _hash(straight)
+
+
+def test_what_callbacks_draw_when_training_begins_changes_nothing(volumes, tmp_path):
+    class Draw(Callback):
+        def on_train_begin(self, net, **kwargs):
+            torch.rand(3)
+            net.order.random()
+            net.view(torch.zeros(2, 1, 8, 8, 8))
+
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("drawn", torch.rand(()).item())
+
+    straight = _pretrainer(callbacks=[Draw()]).fit(volumes)
+    with pytest.raises(RuntimeError, match="broken"):
+        _pretrainer(tmp_path, callbacks=[Draw(), _Break(3)]).fit(volumes)
+    resumed = _pretrainer(tmp_path, callbacks=[Draw()]).fit(volumes)
+    found, expected = (
+        [epoch["drawn"] for epoch in fitted.history_] for fitted in (resumed, straight)
+    )
+    assert found == expected
+    assert _hash(resumed) == _hash(straight)
+
+
+@pytest.fixture
+def _interruptible():
+    # In the background of a shell, Python starts with another handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_interrupt_is_not_taken_for_a_callbacks_stop(volumes, tmp_path):
+    class Press(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        _pretrainer(tmp_path, callbacks=[Press()]).fit(volumes)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert _names(tmp_path) == ["epoch-000001.safetensors"]
+    resumed = _pretrainer(tmp_path).fit(volumes)
+    assert _resumed(resumed) == [True, False, False]
+    assert _hash(resumed) == _hash(_pretrainer().fit(volumes))
 
 
 def test_another_run_is_refused_with_the_difference(volumes, tmp_path):

@@ -60,6 +60,18 @@ def two_workers():
     return joblib.parallel_config("loky", n_jobs=2, max_nbytes=1000)
 
 
+def warm_up():
+    volumes = np.zeros((4, 8, 8, 8), np.float32)
+    ContrastivePretrainer(max_epochs=1).fit(volumes)
+
+
+def warm_up_both(folder, worker):
+    """Return when two workers are ready, for each of them holds one call."""
+    warm_up()
+    (folder / f"ready-{worker}").touch()
+    wait_until(lambda: len(list(folder.glob("ready-*"))) == 2)
+
+
 def make_study(tmp_path, *, cache="cache"):
     pretrainer = ContrastivePretrainer(
         max_epochs=1,
@@ -107,11 +119,6 @@ def cluster():
         yield client
 
 
-def warm_up():
-    volumes = np.zeros((4, 8, 8, 8), np.float32)
-    ContrastivePretrainer(max_epochs=1).fit(volumes)
-
-
 def test_memory_saves_the_pretraining_of_all_but_one(data, serial, tmp_path):
     without = make_study(tmp_path, cache=None).fit(*data)
     # Two fractions, and as above.
@@ -156,6 +163,10 @@ def test_dask_error_arrives(data, cluster, tmp_path):
 
 def test_loky(data, serial, tmp_path):
     with two_workers():
+        # Or the worker that is ready first does everything.
+        joblib.Parallel()(
+            joblib.delayed(warm_up_both)(tmp_path, worker) for worker in range(2)
+        )
         study = make_study(tmp_path).fit(*data)
     assert_same_results(study, serial, data[0])
     # No more threads than cores in all.
@@ -188,6 +199,7 @@ class OutOfOrder(Callback):
 
 
 SCRIPT = """
+import logging
 import os
 import sys
 import time
@@ -201,6 +213,9 @@ from sksubtomo import ContrastivePretrainer, RB3DClassifier
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
+logger = logging.getLogger("filelock")
+logger.setLevel(logging.DEBUG)
+logger.addHandler(logging.FileHandler(folder / f"locks-{os.getpid()}"))
 
 
 class LogFits(Callback):
@@ -254,9 +269,9 @@ def test_cache_outlives_processes_however_they_end(tmp_path):
     with running(tmp_path, SECONDS="300") as first:
         wait_until(log.exists)
         with running(tmp_path) as second:
-            # It could have fitted by now, but waits for the first.
-            time.sleep(1)
-            assert second.poll() is None
+            # It asks for the lock that the first one has.
+            log = tmp_path / f"locks-{second.pid}"
+            wait_until(lambda: "not acquired" in log.read_text())
             assert len(fits(tmp_path)) == 1
             first.kill()
             result, _ = second.communicate(timeout=200)

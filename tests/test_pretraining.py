@@ -287,6 +287,7 @@ def test_set_output(X, fitted):
         ({"lr": 0.0}, ValueError, "'lr' parameter"),
         ({"precision": "fp8"}, ValueError, "'precision' parameter .*'bf16'"),
         ({"compile": True}, ValueError, "'compile' parameter .*'encoder'"),
+        ({"checkpoint_dir": ""}, ValueError, "checkpoint_dir=''; expected the name"),
         ({"batch_size": 0}, ValueError, "'batch_size' parameter"),
         ({"method": MoCo(queue_size=0)}, ValueError, "queue_size"),
         ({"encoder": RB3D(norm="batch")}, ValueError, "norm='batch'"),
@@ -397,8 +398,29 @@ def test_transform_into_an_array(X, fitted, tmp_path):
     np.testing.assert_array_equal(
         np.load(tmp_path / "embedding.npy"), fitted.transform(X)
     )
-    with pytest.raises(ValueError, match="out"):
+    with pytest.raises(ValueError, match="out has shape .* expected 12 rows"):
         fitted.transform(X, out=out[:5])
+    for wrong in ("e.npy", [[0.0]], torch.zeros(len(X), 256)):
+        with pytest.raises(TypeError, match="out is a .*; expected an array of 12"):
+            fitted.transform(X, out=wrong)
+
+
+def test_transform_into_what_can_only_be_read(X, fitted, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["e"] = np.zeros((len(X), 256), np.float32)
+    with (
+        h5py.File(tmp_path / "e.h5", "r") as file,
+        pytest.raises(ValueError, match="out can only be read"),
+    ):
+        fitted.transform(X, out=file["e"])
+
+
+def test_out_and_data_frames(X, fitted):
+    pretrainer = pickle.loads(pickle.dumps(fitted)).set_output(transform="pandas")
+    out = np.empty((len(X), 256), np.float32)
+    with pytest.raises(ValueError, match="out was given, but set_output .* pandas"):
+        pretrainer.transform(X, out=out)
 
 
 def test_graphs_need_a_cuda_device(X):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from sklearn.base import clone
+from sklearn.utils import _safe_indexing
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier, _stored
 from sksubtomo._stored import (
@@ -89,6 +90,8 @@ def test_behaves_as_the_array(volumes, tmp_path, kind):
         np.testing.assert_array_equal(np.stack(list(stored[part])), volumes[part])
         again = stored[part][1:9:2]
         np.testing.assert_array_equal(again.take([2, 0]), volumes[part][1:9:2][[2, 0]])
+        safe = _safe_indexing(stored, part)
+        np.testing.assert_array_equal(np.stack(list(safe)), volumes[part])
 
 
 @pytest.mark.parametrize("dtype", ["f2", ">f4", "f8", "i1", "u2", ">i2", "i8", "bool"])

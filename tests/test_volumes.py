@@ -223,3 +223,8 @@ def test_too_few_rows(volumes):
         ContrastivePretrainer().fit(volumes[:1])
     with pytest.raises(ValueError, match="0 sample"):
         RB3DClassifier().fit(volumes[:0], [])
+
+
+def test_a_mapping_is_no_array():
+    with pytest.raises(TypeError, match=r"X is a dict with the keys \['v'\]"):
+        check_fit_volumes(Probe(), {"v": np.zeros((2, 4, 4, 4))})

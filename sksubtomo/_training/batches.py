@@ -347,7 +347,7 @@ class BatchLoader:
         spans = []
         for first, last in pairwise(self._starts()):
             n = last - first
-            start, stop = n * rank // size, n * (rank + 1) // size
+            start, stop = part_bounds(n, rank, size)
             spans.append(_Span(slice(first + start, first + stop), start, n))
         return spans
 
@@ -401,6 +401,26 @@ class BatchLoader:
         windows = (spans[i : i + size] for i in range(0, len(spans), size))
         for batches in read_ahead(read, windows):
             yield from batches
+
+
+def part_bounds(n: int, rank: int, size: int) -> tuple[int, int]:
+    """Return which rows of a batch one of several processes takes.
+
+    Parameters
+    ----------
+    n : int
+        Rows in the batch.
+    rank : int
+        Number of the process, from 0.
+    size : int
+        Number of processes.
+
+    Returns
+    -------
+    tuple of int
+        The first row, and the one after the last. All parts are nearly equal.
+    """
+    return n * rank // size, n * (rank + 1) // size
 
 
 class _Span(NamedTuple):

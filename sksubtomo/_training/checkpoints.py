@@ -294,7 +294,9 @@ def capture(net: Any) -> TrainingState:
 
 
 def restore(net: Any, state: TrainingState) -> None:
-    """Undo `capture`; the epochs in the history are marked as resumed.
+    """Undo `capture`, but for callbacks and generators.
+
+    The epochs in the history are marked as resumed.
 
     Parameters
     ----------
@@ -325,6 +327,19 @@ def restore(net: Any, state: TrainingState) -> None:
     net.history.clear()
     for epoch in state.values["history"]:
         net.history.append({**epoch, "batches": [], "resumed": True})
+
+
+def restore_generators(net: Any, state: TrainingState) -> None:
+    """Let all that is random go on from where it was.
+
+    Parameters
+    ----------
+    net : ContrastiveNet
+        Its callbacks, which may draw, have been told that training begins; its
+        generators and torch's global ones are changed in place.
+    state : TrainingState
+        What `capture` returned.
+    """
     net.order.bit_generator.state = state.values["order"]
     if net.view is not None:
         net.view.set_state(state.tensors["generators.view"])
@@ -442,8 +457,17 @@ def _counting(net: Any) -> Iterator[tuple[str, Any]]:
     for name, callback in net.callbacks_:
         yield f"callback {name}", callback
         for attribute, value in vars(callback).items():
-            if isinstance(value, LRScheduler):
-                yield f"scheduler {name} {attribute}", value
+            yield from _schedulers(f"scheduler {name} {attribute}", value)
+
+
+def _schedulers(name: str, value: Any) -> Iterator[tuple[str, LRScheduler]]:
+    """Yield a scheduler of learning rates and those that it or a list consists of."""
+    if isinstance(value, LRScheduler):
+        yield name, value
+        value = getattr(value, "_schedulers", None)
+    if isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _schedulers(f"{name} {index}", part)
 
 
 def _fitted(part: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from sksubtomo._training.batches import part_bounds
 from sksubtomo.contrastive import ContrastiveModule
 
 _Value = TypeVar("_Value")
@@ -260,7 +261,8 @@ def part_sizes(n: int, size: int) -> list[int]:
     list of int
         Nearly equal numbers, as `BatchLoader` deals them out; they sum to `n`.
     """
-    return [n * (rank + 1) // size - n * rank // size for rank in range(size)]
+    bounds = (part_bounds(n, rank, size) for rank in range(size))
+    return [stop - start for start, stop in bounds]
 
 
 class _Gather:

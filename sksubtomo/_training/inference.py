@@ -104,7 +104,17 @@ def _cpu_batch(volume_shape: tuple[int, ...]) -> int:
 
 
 def _check_out(out: Any, n: int) -> None:
-    shape, dtype = tuple(out.shape), np.dtype(out.dtype)
+    expected = f"an array of {n} rows, a memory map, or a dataset of h5py or Zarr"
+    try:
+        shape, dtype = tuple(out.shape), np.dtype(out.dtype)
+        writes = callable(out.__setitem__)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"out is a {type(out).__name__} ({error}); expected {expected}."
+        ) from error
+    file = getattr(out, "file", None)
+    if not writes or getattr(file, "mode", None) == "r":
+        raise ValueError(f"out can only be read; expected {expected}.")
     if len(shape) != 2 or shape[0] != n:
         raise ValueError(f"out has shape {shape}; expected {n} rows of outputs.")
     if dtype.kind != "f":

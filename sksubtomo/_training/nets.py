@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from sksubtomo._training.checkpoints import (
     load_optimizer_state,
     restore,
     restore_callbacks,
+    restore_generators,
 )
 from sksubtomo._training.distribution import agree, check_same
 from sksubtomo._training.graphs import GraphedStep
@@ -123,9 +127,10 @@ class VolumeNet(NeuralNet):
             )
         self.notify("on_train_begin", X=dataset, y=None)
         if state is not None:
-            # Callbacks begin anew, and skorch's LRScheduler takes its first step, when
-            # training begins.
+            # Callbacks begin anew when training begins: skorch's LRScheduler takes its
+            # first step, and others may draw.
             restore_callbacks(self, state)
+            restore_generators(self, state)
             load_optimizer_state(self.optimizer_, state)
             if state.values["stopped"]:
                 epochs_left = 0
@@ -198,21 +203,38 @@ class VolumeNet(NeuralNet):
         if self.checkpoints is not None:
             self.history.record("resumed", False)
         stop = None
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt as error:
-            stop = error
+        with _noting_interrupts() as interrupts:
+            try:
+                super().notify(method_name, **cb_kwargs)
+            except KeyboardInterrupt as error:
+                if interrupts:
+                    raise
+                stop = error
         stopped = stop is not None
         if self.shard != (0, 1):
             stopped = agree(stopped)
         if self.checkpoints is not None:
-            state = capture(self)
-            state.values["stopped"] = stopped
-            self.checkpoints.save(state, len(self.history))
+            self._save(self.checkpoints, stopped=stopped)
         # Records of single batches would take more memory than the network in time.
         self.history[-1]["batches"].clear()
         if stopped:
             raise _StopTraining from stop
+
+    def _save(self, checkpoints: Checkpoints, *, stopped: bool) -> None:
+        state = capture(self)
+        state.values["stopped"] = stopped
+        problem: Exception | None = None
+        try:
+            checkpoints.save(state, len(self.history))
+        except Exception as error:
+            problem = error
+        if self.shard != (0, 1):
+            # The others, which write nothing, would wait for the first one for ever.
+            message = agree(None if problem is None else str(problem))
+            if problem is None and message is not None:
+                problem = OSError(message)
+        if problem is not None:
+            raise problem
 
     def run_single_epoch(
         self,
@@ -383,8 +405,15 @@ class ContrastiveNet(VolumeNet):
         if self.graphed_step is None:
             return super().train_step(batch, **fit_params)
         view_1, view_2 = self.draw_view(batch[0]), self.draw_view(batch[0])
-        rates = tuple(float(group["lr"]) for group in self.optimizer_.param_groups)
-        loss = self.graphed_step(view_1, view_2, (rates, self.module_.phase))
+        # Tensors are read at every replay; all else is what it was when recorded.
+        settings = tuple(
+            (name, id(value) if isinstance(value, Tensor) else value)
+            for group in self.optimizer_.param_groups
+            for name, value in group.items()
+            if name != "params"
+        )
+        trained = tuple(part.requires_grad for part in self.module_.parameters())
+        loss = self.graphed_step(view_1, view_2, (settings, trained))
         return {"loss": loss, "y_pred": loss}
 
     def _learn(self, view_1: Tensor, view_2: Tensor) -> Tensor:
@@ -585,6 +614,31 @@ class _Progress(Callback):
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         self.bar_.close()
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Yield a list that a Ctrl-C puts its signal into, before it interrupts.
+
+    Where Python's own handler is not in charge, the list stays empty.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _present(epoch: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,10 @@ PRECISIONS = ("auto", "float32", "tf32", "bf16")
 # The first compute capability with tensor cores for TF32 and bfloat16 (Ampere).
 _AMPERE = (8, 0)
 
+# A fit may be nested in another one, and threads may share one model: what is changed
+# for one of them is changed back when the last one leaves, in whichever order they do.
+_lock = threading.Lock()
+
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return the precision that a ``precision`` parameter stands for on a device.
@@ -158,16 +162,28 @@ class _AutocastForward:
         return features.float()
 
 
+# How many are inside by encoder, and the ``forward`` that was set on it, if one was.
+_autocast: dict[nn.Module, tuple[int, Any]] = {}
+
+
 @contextmanager
 def _autocast_forward(encoder: nn.Module, device: torch.device) -> Iterator[None]:
-    own = encoder.__dict__.get("forward")
-    encoder.forward = _AutocastForward(encoder.forward, device.type)
+    with _lock:
+        n_inside, own = _autocast.get(encoder, (0, vars(encoder).get("forward")))
+        if n_inside == 0:
+            encoder.forward = _AutocastForward(encoder.forward, device.type)
+        _autocast[encoder] = n_inside + 1, own
     try:
         yield
     finally:
-        del encoder.forward
-        if own is not None:
-            encoder.forward = own
+        with _lock:
+            n_inside, own = _autocast.pop(encoder)
+            if n_inside > 1:
+                _autocast[encoder] = n_inside - 1, own
+            else:
+                del encoder.forward
+                if own is not None:
+                    encoder.forward = own
 
 
 @contextmanager
@@ -187,12 +203,10 @@ def _is_of_compiler(error: Exception) -> bool:
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
-# The flag belongs to the process. Fits that are nested, or run in threads, enter and
-# leave in any order: the newest one still inside decides, and the last one to leave
-# restores what was there before the first.
-_lock = threading.Lock()
+# The flag belongs to the process: the newest one still inside decides, and the last one
+# to leave restores what was there before the first.
 _inside: list[tuple[object, bool]] = []
-_outside: bool = True
+_outside: str | bool = True
 
 
 @contextmanager
@@ -206,7 +220,7 @@ def _tf32_convolutions(allowed: bool) -> Iterator[None]:
     entry = (object(), allowed)
     with _lock:
         if not _inside:
-            _outside = _get_tf32()
+            _outside = getattr(*_tf32_flag())
         _inside.append(entry)
         _set_tf32(allowed)
     try:
@@ -214,23 +228,28 @@ def _tf32_convolutions(allowed: bool) -> Iterator[None]:
     finally:
         with _lock:
             _inside.remove(entry)
-            _set_tf32(_inside[-1][1] if _inside else _outside)
-
-
-def _get_tf32() -> bool:
-    cudnn: Any = torch.backends.cudnn
-    if hasattr(cudnn, "conv"):
-        return bool(cudnn.conv.fp32_precision == "tf32")
-    return bool(cudnn.allow_tf32)
+            if _inside:
+                _set_tf32(_inside[-1][1])
+            elif getattr(*_tf32_flag()) != _outside:
+                setattr(*_tf32_flag(), _outside)
 
 
 def _set_tf32(allowed: bool) -> None:
     # Since torch 2.9, reading a flag by one of the two interfaces after it was set by
     # the other raises. What need not change is not touched.
-    if _get_tf32() == allowed:
+    found = getattr(*_tf32_flag())
+    if (found in (True, "tf32")) == allowed:
         return
+    if isinstance(found, str):
+        setattr(*_tf32_flag(), "tf32" if allowed else "ieee")
+    else:
+        setattr(*_tf32_flag(), allowed)
+
+
+def _tf32_flag() -> tuple[Any, str]:
+    """Return what has torch's flag for convolutions, and the flag's name."""
     cudnn: Any = torch.backends.cudnn
     if hasattr(cudnn, "conv"):
-        cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
-    else:
-        cudnn.allow_tf32 = allowed
+        # A string: "tf32", "ieee", or "none" if no more general flag is set, either.
+        return cudnn.conv, "fp32_precision"
+    return cudnn, "allow_tf32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -42,11 +42,6 @@ class ContrastiveModule(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.gather = _identity
-
-    @property
-    def phase(self) -> Hashable:
-        """What in the method's schedule changes the computation of the loss."""
-        return None
 
     def encoders(self) -> list[nn.Module]:
         """Return the networks that see volumes.

@@ -244,17 +244,6 @@ class SwAVModule(ContrastiveModule):
         self.frozen_epochs = frozen_epochs
         self.start_epoch(0)
 
-    @property
-    def phase(self) -> bool:
-        """Whether the prototypes are frozen.
-
-        Returns
-        -------
-        bool
-            True in the first epochs.
-        """
-        return not self.prototypes.requires_grad
-
     def start_epoch(self, epoch: int) -> None:
         """Freeze the prototypes in the first epochs.
 

@@ -173,7 +173,6 @@ def test_encoders_are_the_networks_that_see_volumes(name):
 def test_base_module_has_no_loss_and_no_opinion():
     module = ContrastiveModule(toy_encoder())
     assert module.start_epoch(0) is None
-    assert module.phase is None
     assert module.diagnose(1.0) is None
     with pytest.raises(NotImplementedError):
         module(*toy_views(2, 0))

@@ -23,6 +23,7 @@ from sksubtomo._training.checkpoints import (
     optimizer_state,
     restore,
     restore_callbacks,
+    restore_generators,
 )
 from sksubtomo._training.weights import lay_out
 from sksubtomo.augmentation import CropAffine
@@ -489,7 +490,9 @@ def test_net_goes_on_bit_by_bit(tmp_path):
         torch.manual_seed(1)
         resumed = _net(seed=1)
         _run_epoch(resumed)
-        restore(resumed, checkpoints.load())
+        state = checkpoints.load()
+        restore(resumed, state)
+        restore_generators(resumed, state)
         assert resumed.history.to_list() == [
             {"epoch": 1, "batches": [], "resumed": True},
             {"epoch": 2, "batches": [], "resumed": True, "score": 0.1},
@@ -528,6 +531,7 @@ def test_net_without_views():
     state = capture(net)
     assert "generators.view" not in state.tensors
     restore(net, state)
+    restore_generators(net, state)
 
 
 def test_callbacks_go_on_counting(tmp_path):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from sksubtomo import ContrastivePretrainer
+from sksubtomo._training import checkpoints
 from sksubtomo._training.batches import BatchLoader, Normalizer, VolumeDataset
 from sksubtomo._training.distribution import (
     Processes,
@@ -129,6 +131,10 @@ def fit(method, **parameters):
     }
 
 
+def find_disk_full(path, write):
+    raise OSError("disk full.")
+
+
 def main(folder):
     """Do everything that the tests look at, as one of the processes."""
     assert not torch.distributed.is_initialized()
@@ -156,6 +162,12 @@ def main(folder):
     _, found["unseeded"] = fit("simclr", random_state=None)
     with pytest.raises(ValueError, match="weight_decay is") as error:
         fit("moco", random_state=0, weight_decay=0.1 * processes.rank)
+    with pytest.MonkeyPatch.context() as patch:
+        if processes.rank == 0:
+            patch.setattr(checkpoints, "write_atomically", find_disk_full)
+        with pytest.raises(OSError, match="disk") as error:
+            fit("moco", random_state=0, checkpoint_dir=folder / "run")
+    found["disk full"] = str(error.value)
     pretrainer.save(folder / f"model-{processes.rank}")
     torch.save(found, folder / f"{processes.rank}.pt")
     torch.distributed.barrier()
@@ -171,27 +183,37 @@ def launched(tmp_path_factory):
     """Run `main` in two processes; return what each found, and the folder."""
     folder = tmp_path_factory.mktemp("launched")
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", *command, __file__, str(folder)],
-        env=os.environ | {"PYTHONWARNINGS": "error"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=600)
+        except BaseException:
+            # It ends the processes that it has started, which have their own groups.
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
     paths = [folder / f"{rank}.pt" for rank in range(2)]
-    assert all(path.exists() for path in paths), result.stderr
+    assert all(path.exists() for path in paths), errors
     found = [torch.load(path, weights_only=False) for path in paths]
-    return found, folder, result
+    return found, folder, process.returncode, errors
 
 
 def test_processes_find_each_other(launched):
-    (first, second), _, _ = launched
+    (first, second), *_ = launched
     assert (first["processes"], second["processes"]) == ([0, 2], [1, 2])
     assert first["agreed"] == second["agreed"] == [0]
 
 
 def test_differences_are_named_in_every_process(launched):
-    (first, second), _, _ = launched
+    (first, second), *_ = launched
     assert first["different"] == second["different"]
     assert "in process 1, X.n is 1 and not 0; expected" in first["different"]
 
@@ -211,7 +233,7 @@ def test_losses_gradients_and_state_are_those_of_one_process(launched, method, e
 
 @pytest.mark.parametrize("method", METHODS)
 def test_fit_is_that_of_one_process(launched, method):
-    (first, second), _, _ = launched
+    (first, second), *_ = launched
     _, expected = fit(method, random_state=0)
     found = first[f"fit {method}"]
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=0, atol=1e-5)
@@ -222,7 +244,7 @@ def test_fit_is_that_of_one_process(launched, method):
 
 
 def test_processes_without_a_seed_share_one(launched):
-    (first, second), _, _ = launched
+    (first, second), *_ = launched
     assert first["unseeded"]["losses"] == second["unseeded"]["losses"]
     np.testing.assert_array_equal(
         first["unseeded"]["embedding"], second["unseeded"]["embedding"]
@@ -230,17 +252,23 @@ def test_processes_without_a_seed_share_one(launched):
 
 
 def test_first_process_saves(launched):
-    (first, _), folder, _ = launched
+    (first, _), folder, *_ = launched
     assert not (folder / "model-1").exists()
     loaded = ContrastivePretrainer.load(folder / "model-0")
     losses = [epoch["train_loss"] for epoch in loaded.history_]
     assert losses == first["fit swav"]["losses"]
 
 
+def test_full_disk_ends_all(launched):
+    (first, second), *_ = launched
+    assert first["disk full"] == second["disk full"]
+    assert "Training stopped after epoch 1; there is no" in first["disk full"]
+
+
 def test_killed_process_ends_all(launched):
-    _, folder, result = launched
-    assert result.returncode != 0
-    assert "SIGKILL" in result.stderr
+    _, folder, status, errors = launched
+    assert status != 0
+    assert "SIGKILL" in errors
     assert not (folder / "survived").exists()
 
 
@@ -273,4 +301,7 @@ def test_parts_are_those_of_the_loader(n, size):
 
 
 if __name__ == "__main__":
+    # Other packages may warn as they like when they are imported.
+    warnings.filterwarnings("error", module=r"sksubtomo\.")
+    warnings.filterwarnings("error", "Grad strides do not match")
     main(Path(sys.argv[1]))

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from sksubtomo._training.batches import Normalizer, Part
 from sksubtomo._training.graphs import GraphedStep, optimizer_settings
+from sksubtomo._training.nets import ContrastiveNet
 from sksubtomo.contrastive import METHODS
 from sksubtomo.networks import RB3D
 
@@ -106,6 +108,45 @@ def test_losses_are_kept_apart_and_have_no_gradient():
     losses = [step(*views) for views in _views([4, 4, 4, 2], CPU)]
     assert len({loss.data_ptr() for loss in losses}) == 4
     assert not any(loss.requires_grad for loss in losses)
+
+
+def test_what_is_recorded_anew():
+    module = METHODS["swav"]().build(RB3D().build((8, 8, 8)))
+    net = ContrastiveNet(
+        module,
+        view=torch.clone,
+        parallel=lambda view_1, view_2, n: module(view_1, view_2),
+        graphed=True,
+        normalizer=Normalizer(),
+        seed=0,
+        callbacks=[],
+        progress=None,
+        optimizer=torch.optim.Adam,
+        optimizer__capturable=True,
+        lr=torch.tensor(0.1),
+        device="cpu",
+    ).initialize()
+    keys = []
+
+    def take_step():
+        """Return whether the step depends on what the one before did not."""
+        net.train_step((Part(torch.zeros(4, 1, 8, 8, 8), 0, 4), None))
+        return len(keys) == 1 or keys[-1] != keys[-2]
+
+    net.graphed_step = lambda view_1, view_2, key: keys.append(key)
+    (group,) = net.optimizer_.param_groups
+    assert take_step()
+    # What is on the device is read at every replay.
+    group["lr"].fill_(0.2)
+    assert not take_step()
+    for name, value in {"lr": 0.2, "betas": (0.8, 0.9), "weight_decay": 0.1}.items():
+        group[name] = value
+        assert take_step(), name
+    module.start_epoch(module.frozen_epochs)
+    assert take_step()
+    module.encoder.requires_grad_(False)
+    assert take_step()
+    assert not take_step()
 
 
 def test_optimizer_settings():

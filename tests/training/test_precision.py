@@ -130,11 +130,39 @@ def test_an_encoder_is_as_it_was_after_an_error(encoder, volumes):
     assert encoder.forward is own
 
 
+@pytest.mark.usefixtures("has_bf16")
+def test_one_encoder_in_threads_that_overlap(encoder, volumes):
+    def own(volumes):
+        return nn.functional.conv3d(volumes, torch.ones(1, 1, 8, 8, 8) / 3).flatten(1)
+
+    for has_own in (False, True):
+        if has_own:
+            encoder.forward = own
+        exact = encoder(volumes)
+        first = computing([encoder], precision="bf16", device=CPU)
+        second = computing([encoder], precision="bf16", device=CPU)
+        first.__enter__()
+        second.__enter__()
+        rounded = encoder(volumes)
+        first.__exit__(None, None, None)
+        assert torch.equal(encoder(volumes), rounded)
+        second.__exit__(None, None, None)
+        assert torch.equal(encoder(volumes), exact)
+        assert not torch.equal(rounded, exact)
+        assert vars(encoder).get("forward") is (own if has_own else None)
+    assert not room._autocast
+
+
 @pytest.mark.usefixtures("capability")
-@pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.parametrize(
+    "outside",
+    ["tf32", "ieee", "none"]
+    if hasattr(torch.backends.cudnn, "conv")
+    else [True, False],
+)
 def test_flags_are_restored(outside):
-    before = _convolutions_round()
-    room._set_tf32(outside)
+    before = getattr(*room._tf32_flag())
+    setattr(*room._tf32_flag(), outside)
     try:
         with computing([], precision="float32", device=CUDA):
             assert not _convolutions_round()
@@ -148,9 +176,9 @@ def test_flags_are_restored(outside):
                 assert not _convolutions_round()
             with computing([], precision="auto", device=CPU):
                 assert not _convolutions_round()
-        assert _convolutions_round() is outside
+        assert getattr(*room._tf32_flag()) == outside
     finally:
-        room._set_tf32(before)
+        setattr(*room._tf32_flag(), before)
 
 
 @pytest.mark.usefixtures("capability")
