@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping, ParamMapper
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier
 from sksubtomo.augmentation import CropAffine, RotateShiftNoise
@@ -349,11 +349,14 @@ def test_fewer_epochs_than_the_checkpoint_has(X, tmp_path):
         pretrainer.set_params(max_epochs=2).fit(X)
 
 
-def test_a_stopped_training_does_not_go_on(X, tmp_path):
-    def fit():
+def test_a_stopped_training_goes_on_only_for_more_epochs(X, tmp_path):
+    def fit(max_epochs=9, callbacks=None):
         stop = EarlyStopping(monitor="train_loss", patience=2, threshold=10.0)
         return ContrastivePretrainer(
-            max_epochs=9, callbacks=[stop], checkpoint_dir=tmp_path, random_state=0
+            max_epochs=max_epochs,
+            callbacks=[stop] if callbacks is None else callbacks,
+            checkpoint_dir=tmp_path,
+            random_state=0,
         ).fit(X)
 
     first = fit()
@@ -361,6 +364,19 @@ def test_a_stopped_training_does_not_go_on(X, tmp_path):
     again = fit()
     assert again.n_iter_ == first.n_iter_
     _assert_same_weights(first, again)
+    assert fit(max_epochs=10, callbacks=[]).n_iter_ == 10
+
+
+def test_what_a_callback_froze_stays_frozen(X, tmp_path):
+    def fit(max_epochs, **parameters):
+        freeze = ParamMapper("*weight", at=2, fn=lambda p: p.requires_grad_(False))
+        return ContrastivePretrainer(
+            max_epochs=max_epochs, callbacks=[freeze], random_state=0, **parameters
+        ).fit(X)
+
+    for max_epochs in (2, 4):
+        resumed = fit(max_epochs, checkpoint_dir=tmp_path)
+    _assert_same_weights(resumed, fit(4))
 
 
 def test_checkpoints_of_a_random_state_instance(X, tmp_path):

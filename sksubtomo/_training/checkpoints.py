@@ -267,6 +267,9 @@ def capture(net: Any) -> TrainingState:
     state = optimizer_state(net.optimizer_)
     for name, value in net.module_.state_dict().items():
         state.tensors[f"module.{name}"] = _copy(value)
+    state.values["trained"] = [
+        name for name, value in net.module_.named_parameters() if value.requires_grad
+    ]
     state.tensors["generators.cpu"] = torch.get_rng_state()
     device = torch.device(net.device)
     if device.type == "cuda":
@@ -323,6 +326,9 @@ def restore(net: Any, state: TrainingState) -> None:
             f"the checkpoint in checkpoint_dir does not fit the network, though the "
             f"parameters are the same: {error}"
         ) from error
+    # Callbacks may have frozen some.
+    for name, value in net.module_.named_parameters():
+        value.requires_grad_(name in state.values["trained"])
     load_optimizer_state(net.optimizer_, state)
     net.history.clear()
     for epoch in state.values["history"]:

@@ -132,7 +132,9 @@ class VolumeNet(NeuralNet):
             restore_callbacks(self, state)
             restore_generators(self, state)
             load_optimizer_state(self.optimizer_, state)
-            if state.values["stopped"]:
+            # What a callback has ended goes on if more epochs are asked for than then.
+            asked_before = state.values["max_epochs"]
+            if state.values["stopped"] and self.max_epochs <= asked_before:
                 epochs_left = 0
         with suppress(_StopTraining):
             self.fit_loop(dataset, epochs=epochs_left)
@@ -222,7 +224,7 @@ class VolumeNet(NeuralNet):
 
     def _save(self, checkpoints: Checkpoints, *, stopped: bool) -> None:
         state = capture(self)
-        state.values["stopped"] = stopped
+        state.values |= {"stopped": stopped, "max_epochs": self.max_epochs}
         problem: Exception | None = None
         try:
             checkpoints.save(state, len(self.history))
@@ -266,18 +268,23 @@ class VolumeNet(NeuralNet):
         """
         if iterator is None:
             return
-        measured: list[dict[str, Tensor]] = []
+        # One tensor an epoch. A small one a batch, between the large ones of the steps,
+        # would leave the heap in pieces.
+        measured: dict[str, Tensor] = {}
         sizes = []
-        for batch in iterator:
+        for index, batch in enumerate(iterator):
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
-            measured.append(self.measure(batch, step, training=training))
+            for name, value in self.measure(batch, step, training=training).items():
+                if name not in measured:
+                    measured[name] = value.new_empty(len(iterator))
+                measured[name][index] = value
             sizes.append(batch[0].n)
             self.notify("on_batch_end", batch=batch, training=training, **step)
         records = self.history[-1]["batches"][-len(sizes) :]
-        for name in measured[0]:
+        for name, of_batches in measured.items():
             # The host waits for the device here, and nowhere else in an epoch.
-            values = torch.stack([entry[name] for entry in measured]).tolist()
+            values = of_batches.tolist()
             if self.shard != (0, 1):
                 # The processes compute the same but for rounding, and a callback that
                 # decides by the loss has to decide the same in all of them.
@@ -605,7 +612,12 @@ class _Progress(Callback):
         self.title = title
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.bar_ = tqdm(total=net.max_epochs, desc=self.title, unit="epoch")
+        self.bar_ = tqdm(
+            initial=len(net.history),
+            total=net.max_epochs,
+            desc=self.title,
+            unit="epoch",
+        )
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         shown = ("train_loss", "valid_loss", "valid_acc")
