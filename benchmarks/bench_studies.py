@@ -157,7 +157,13 @@ def measure_cache(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def measure_workers(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the study with an empty cache in one and in several processes, in turns."""
+    # By default dask makes its workers, and whatever is started after them, return
+    # memory to the system at once, which training then asks for again.
+    kept = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), 1 << 32)
     with (
+        dask.config.set(
+            {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in kept.items()}
+        ),
         LocalCluster(
             n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=":0"
         ) as cluster,
