@@ -193,7 +193,7 @@ def pretrain(
             module,
             view=_build_view(augmentation, view_seed, processes, checkpoints),
             parallel=stack.enter_context(parallelize(module, device, processes)),
-            shard=(processes.rank, processes.size),
+            shard=processes,
             graphed=graphed,
             normalizer=normalizer,
             seed=order_seed,
