@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sksubtomo._training.batches import part_bounds
 from sksubtomo.contrastive import ContrastiveModule
+from sksubtomo.networks._layers import BatchNorm3d
 
 _Value = TypeVar("_Value")
 
@@ -339,18 +340,29 @@ def _normalize_together(layer: _BatchNorm, inputs: Tensor) -> Tensor:
     variance = _sum_over_processes(centred.square().sum(dims)) / count
 
     if layer.training and layer.running_mean is not None:
-        _update_running(layer, mean.detach(), variance.detach() * count / (count - 1))
+        assert layer.running_var is not None
+        # A single value a channel has no spread: running statistics stand in for its
+        # own and stay as they are. To branch here would be to wait for the device.
+        alone = count == 1
+        unbiased = variance.detach() * count / (count - 1).clamp(min=1)
+        unbiased = torch.where(alone, layer.running_var, unbiased)
+        variance = torch.where(alone, layer.running_var, variance)
+        mean = torch.where(alone, layer.running_mean, mean)
+        centred = values - mean.reshape(shape)
+        _update_running(layer, mean.detach(), unbiased, alone)
     outputs = centred * (variance + layer.eps).rsqrt().reshape(shape)
     if layer.affine:
         outputs = outputs * layer.weight.reshape(shape) + layer.bias.reshape(shape)
     return outputs.to(inputs.dtype)
 
 
-def _update_running(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+def _update_running(
+    layer: _BatchNorm, mean: Tensor, variance: Tensor, unchanged: Tensor
+) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert layer.num_batches_tracked is not None
-    layer.num_batches_tracked.add_(1)
+    layer.num_batches_tracked.add_(~unchanged.squeeze())
     weight = layer.momentum
     if weight is None:
         weight = 1 / float(layer.num_batches_tracked)
@@ -376,10 +388,11 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def _batch_norms(encoder: nn.Module) -> Iterator[_BatchNorm]:
-    """Find the layers that take statistics of a batch, as torch's own do."""
+    """Find the layers that take statistics of a batch: torch's and the package's."""
     for layer in encoder.modules():
         forward = getattr(type(layer), "forward", None)
-        if isinstance(layer, _BatchNorm) and forward is _BatchNorm.forward:
+        known = forward in (_BatchNorm.forward, BatchNorm3d.forward)
+        if isinstance(layer, _BatchNorm) and known:
             yield layer
 
 

@@ -9,23 +9,27 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sksubtomo.networks._layers import (
+    convolve_and_pool,
+    dense_layers,
+    draw_he_normal,
+    n_taps,
+    normalization,
+)
+
 _WIDTH = 32
 _N_BLOCKS = 4
 _POOLED_SIDE = 2
-# Enough channels that a group still carries information where a volume is pooled
-# to a single voxel: with two, normalised values are only ever plus and minus one.
-_CHANNELS_PER_GROUP = 8
-# Float32 values of the stem's output that are computed at once on the CPU: 8 MB.
-_PART_VALUES = 1 << 21
+_DENSE_WIDTH = 1024
 
 
 class RB3D(BaseEstimator):
-    """RB3D encoder as the code of Gupta et al. has it.
+    """RB3D encoder, as the code of Gupta et al. has it or as first published.
 
-    A 3^3 convolution to 32 channels, max-pooling by two, four residual blocks
-    of two branches each, and adaptive average pooling to 2^3: 256 features for
-    any volume, 115,904 parameters. There is neither dropout nor, by default,
-    normalisation.
+    A 3^3 convolution to 32 channels, max-pooling by two, and four residual blocks of
+    two branches each. In the code of Gupta et al. adaptive average pooling to 2^3
+    follows: 256 features for any volume, 115,904 parameters, and neither dropout nor,
+    by default, normalisation.
 
     Parameters
     ----------
@@ -33,10 +37,17 @@ class RB3D(BaseEstimator):
         Normalisation after each convolution of the blocks. None is the
         published network; "group" is group normalisation, which learns faster
         and gives the same output for a volume whatever else is in its batch.
+    variant : {"gupta2022", "che2018"}, default="gupta2022"
+        "che2018" is the network of Che et al.: dropout (0.7) at the end of each
+        block's longer branch, and two dense layers of 1024 with dropout (0.5) in place
+        of the average pooling. It has 1024 features and fits volumes of one shape;
+        nearly all of its parameters, 135 million for volumes of 32^3, are in the first
+        dense layer.
 
     See Also
     --------
     sksubtomo.RB3DClassifier : The classifier on this encoder.
+    ResNet3D : A normalised network of about the same cost.
 
     References
     ----------
@@ -57,8 +68,9 @@ class RB3D(BaseEstimator):
     torch.Size([2, 256])
     """
 
-    def __init__(self, norm: str | None = None) -> None:
+    def __init__(self, norm: str | None = None, variant: str = "gupta2022") -> None:
         self.norm = norm
+        self.variant = variant
 
     def build(self, volume_shape: tuple[int, int, int]) -> RB3DNetwork:
         """Build the network with freshly drawn weights.
@@ -66,8 +78,8 @@ class RB3D(BaseEstimator):
         Parameters
         ----------
         volume_shape : tuple of int
-            Depth, height and width of the volumes in voxels. RB3D takes any
-            shape; the argument is there for encoders that do not.
+            Depth, height and width of the volumes in voxels. The variant "gupta2022"
+            takes volumes of other shapes, too.
 
         Returns
         -------
@@ -77,13 +89,17 @@ class RB3D(BaseEstimator):
         Raises
         ------
         ValueError
-            If `norm` is not known.
+            If `norm` or `variant` is not known.
         """
         if self.norm not in (None, "group"):
             raise ValueError(f"norm={self.norm!r}; expected None or 'group'.")
-        network = RB3DNetwork(group_norm=self.norm == "group")
-        network.initialize(volume_shape)
-        return network
+        if self.variant not in ("gupta2022", "che2018"):
+            raise ValueError(
+                f"variant={self.variant!r}; expected 'gupta2022' or 'che2018'."
+            )
+        return RB3DNetwork(
+            volume_shape, norm=self.norm, dense=self.variant == "che2018"
+        )
 
 
 class RB3DNetwork(nn.Module):
@@ -91,47 +107,46 @@ class RB3DNetwork(nn.Module):
 
     Parameters
     ----------
-    group_norm : bool, default=False
-        Whether the blocks are normalised.
+    volume_shape : tuple of int
+        Depth, height and width of the volumes in voxels.
+    norm : {None, "group"}, default=None
+        Normalisation in the blocks.
+    dense : bool, default=False
+        Whether there are dropout and dense layers, as in Che et al., rather than
+        average pooling.
 
     Attributes
     ----------
     n_features : int
-        Width of the output, 256.
+        Width of the output, 256 or 1024.
     """
 
-    n_features = _WIDTH * _POOLED_SIDE**3
-
-    def __init__(self, group_norm: bool = False) -> None:
+    def __init__(
+        self,
+        volume_shape: tuple[int, int, int],
+        norm: str | None = None,
+        dense: bool = False,
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv3d(1, _WIDTH, 3, padding=1)
-        self.blocks = nn.Sequential(*(_Block(group_norm) for _ in range(_N_BLOCKS)))
-
-    @torch.no_grad()
-    def initialize(self, volume_shape: tuple[int, int, int]) -> None:
-        """Draw the weights: He normal by fan-out, zero biases.
-
-        The fan counts the taps of a kernel that can lie inside the volume. For
-        sides of four voxels and more those are all taps, as in the usual rule; in
-        smaller volumes, most of a kernel only ever meets padding, and the usual
-        rule would let the signal vanish from layer to layer.
-
-        Parameters
-        ----------
-        volume_shape : tuple of int
-            Depth, height and width of the volumes in voxels.
-        """
+        self.blocks = nn.Sequential(*(_Block(norm, dense) for _ in range(_N_BLOCKS)))
         pooled = [max(1, side // 2) for side in volume_shape]
+        # Che et al. say nothing about the weights: these are as in Gupta et al.
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 sides = volume_shape if module is self.stem else pooled
-                taps = math.prod(
-                    min(kernel, 2 * side - 1)
-                    for kernel, side in zip(module.kernel_size, sides, strict=True)
-                )
-                module.weight.normal_(std=math.sqrt(2 / (module.out_channels * taps)))
-                assert module.bias is not None
-                module.bias.zero_()
+                draw_he_normal(module, module.out_channels * n_taps(module, sides))
+        if dense:
+            n_inputs = _WIDTH * math.prod(pooled)
+            self.n_features = _DENSE_WIDTH
+            self.readout = nn.Sequential(
+                nn.Flatten(), dense_layers(n_inputs, _DENSE_WIDTH, dropout=0.5)
+            )
+        else:
+            self.n_features = _WIDTH * _POOLED_SIDE**3
+            self.readout = nn.Sequential(
+                nn.AdaptiveAvgPool3d(_POOLED_SIDE), nn.Flatten()
+            )
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Encode a batch.
@@ -143,55 +158,39 @@ class RB3DNetwork(nn.Module):
 
         Returns
         -------
-        Tensor of shape (n, 256)
+        Tensor of shape (n, n_features)
             Features.
         """
-        # On the CPU in parts, so that the stem's output, the largest tensor by far,
-        # stays in the cache and its memory is used again.
-        n_parts = 1
-        if volumes.device.type == "cpu":
-            values = _WIDTH * math.prod(volumes.shape[2:])
-            n_parts = max(1, len(volumes) // max(2, _PART_VALUES // values))
-        parts = [self._pooled_stem(part) for part in volumes.tensor_split(n_parts)]
-        hidden = functional.relu_(parts[0] if n_parts == 1 else torch.cat(parts))
-        hidden = self.blocks(hidden)
-        return functional.adaptive_avg_pool3d(hidden, _POOLED_SIDE).flatten(1)
-
-    def _pooled_stem(self, volumes: Tensor) -> Tensor:
-        """Convolve and pool; pooling before the ReLU is an eighth of its work."""
-        # A side of one voxel cannot be halved.
-        kernel = [min(2, side) for side in volumes.shape[2:]]
-        return functional.max_pool3d(self.stem(volumes), kernel)
+        # Pooling before the ReLU is an eighth of its work.
+        hidden = functional.relu_(convolve_and_pool(self.stem, volumes))
+        features: Tensor = self.readout(self.blocks(hidden))
+        return features
 
 
 class _Block(nn.Module):
     """Two branches of 16 channels each, concatenated to 32 and rectified."""
 
-    def __init__(self, group_norm: bool) -> None:
+    def __init__(self, norm: str | None, with_dropout: bool) -> None:
         super().__init__()
         half = _WIDTH // 2
         self.right = nn.Sequential(
-            nn.Conv3d(_WIDTH, half, 3, padding=1), _norm(half, group_norm)
+            nn.Conv3d(_WIDTH, half, 3, padding=1), normalization(norm, half)
         )
         self.left = nn.Sequential(
             nn.Conv3d(_WIDTH, half, 1),
-            _norm(half, group_norm),
+            normalization(norm, half),
             nn.ReLU(inplace=True),
             nn.Conv3d(half, _WIDTH, 3, padding=1),
-            _norm(_WIDTH, group_norm),
+            normalization(norm, _WIDTH),
             nn.ReLU(inplace=True),
             nn.Conv3d(_WIDTH, half, 1),
-            _norm(half, group_norm),
+            normalization(norm, half),
         )
+        if with_dropout:
+            self.left.append(nn.Dropout(0.7))
 
     def forward(self, hidden: Tensor) -> Tensor:
         # The right branch's own ReLU is the one after the concatenation: a ReLU
         # of a ReLU changes nothing.
         branches = torch.cat([self.right(hidden), self.left(hidden)], dim=1)
         return functional.relu_(branches)
-
-
-def _norm(channels: int, group_norm: bool) -> nn.Module:
-    if not group_norm:
-        return nn.Identity()
-    return nn.GroupNorm(channels // _CHANNELS_PER_GROUP, channels)
