@@ -4,14 +4,21 @@ An augmentation is a cheap parameter object; its ``build(seed)`` makes a sampler
 generator of its own, which maps a batch of volumes to one view of each.
 """
 
-from collections.abc import Mapping
-
+from sksubtomo.augmentation.bias_field import BiasField
+from sksubtomo.augmentation.blur import Blur
+from sksubtomo.augmentation.compose import AUGMENTATIONS, Compose
 from sksubtomo.augmentation.crop_affine import CropAffine
+from sksubtomo.augmentation.elastic import Elastic
+from sksubtomo.augmentation.gamma import Gamma
 from sksubtomo.augmentation.rotate_shift_noise import RotateShiftNoise
 
-AUGMENTATIONS: Mapping[str, type] = {
-    "crop_affine": CropAffine,
-    "rotate_shift_noise": RotateShiftNoise,
-}
-
-__all__ = ["AUGMENTATIONS", "CropAffine", "RotateShiftNoise"]
+__all__ = [
+    "AUGMENTATIONS",
+    "BiasField",
+    "Blur",
+    "Compose",
+    "CropAffine",
+    "Elastic",
+    "Gamma",
+    "RotateShiftNoise",
+]

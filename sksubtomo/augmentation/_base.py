@@ -62,5 +62,87 @@ class ViewSampler:
 
     def _fork(self, device: torch.device) -> torch.Generator:
         """Return a generator for the voxels on a device, seeded from the own one."""
-        seed = torch.randint(2**63 - 1, (), generator=self._generator)
-        return torch.Generator(device).manual_seed(int(seed))
+        return torch.Generator(device).manual_seed(self._seed())
+
+    def _seed(self) -> int:
+        """Draw a seed for another generator."""
+        return int(torch.randint(2**63 - 1, (), generator=self._generator))
+
+
+class OccasionalSampler(ViewSampler):
+    """Sampler that changes a part of the volumes and leaves the others as they are.
+
+    A subclass says what is drawn for a volume, and what that does to it.
+
+    Parameters
+    ----------
+    seed : int
+        Of the sampler's own generator.
+    p : float
+        Probability that a volume is changed.
+    """
+
+    def __init__(self, seed: int, *, p: float) -> None:
+        super().__init__(seed)
+        self.p = p
+
+    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
+        """Draw one view of every volume."""
+        rows = slice(start, start + len(volumes))
+        n = n or rows.stop
+        is_changed = self._uniform(n, low=0.0)[rows] < self.p
+        drawn = self._draw(n)[rows].to(volumes, non_blocking=True)
+        changed = self._change(volumes, drawn)
+        return torch.where(per_volume(is_changed, volumes), changed, volumes)
+
+    def _draw(self, n: int) -> Tensor:
+        """Draw what decides the changes of one call.
+
+        Parameters
+        ----------
+        n : int
+            Number of volumes.
+
+        Returns
+        -------
+        Tensor of shape (n, ...)
+            Float64.
+        """
+        raise NotImplementedError
+
+    def _change(self, volumes: Tensor, drawn: Tensor) -> Tensor:
+        """Change all volumes.
+
+        Parameters
+        ----------
+        volumes : Tensor of shape (n_volumes, 1, depth, height, width)
+            Floating point.
+        drawn : Tensor of shape (n_volumes, ...)
+            Their part of what `_draw` returned.
+
+        Returns
+        -------
+        Tensor of shape (n_volumes, 1, depth, height, width)
+            Of the same dtype, on the same device.
+        """
+        raise NotImplementedError
+
+
+def per_volume(values: Tensor, volumes: Tensor) -> Tensor:
+    """Give numbers or truths, one a volume, a shape that broadcasts to volumes.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_volumes,)
+        On any device.
+    volumes : Tensor of shape (n_volumes, 1, depth, height, width)
+        Floating point.
+
+    Returns
+    -------
+    Tensor of shape (n_volumes, 1, 1, 1, 1)
+        On the device of `volumes`, and of its dtype if these are numbers.
+    """
+    dtype = volumes.dtype if values.is_floating_point() else values.dtype
+    values = values.to(volumes.device, dtype, non_blocking=True)
+    return values[:, None, None, None, None]

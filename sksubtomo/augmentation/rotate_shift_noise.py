@@ -1,34 +1,47 @@
-"""Views from all directions: random rotations in space, shifts and noise."""
+"""Views from all directions: rotations in space, shifts, noise, contrast, the wedge."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from sksubtomo.augmentation._base import ViewSampler
+from sksubtomo.augmentation._base import ViewSampler, per_volume
 from sksubtomo.augmentation.functional import (
     add_noise,
     resample,
     rigid_matrices,
     rotation_matrices,
 )
+from sksubtomo.augmentation.missing_wedge import (
+    TiltAxis,
+    apply_masks,
+    estimate_tilt_ranges,
+    wedge_masks,
+)
 
 
 class RotateShiftNoise(BaseEstimator):
-    """Uniform rotation in space, random shift and white noise.
+    """Uniform rotation in space, random shift, noise and contrast.
 
     Particles in a tomogram lie in any orientation, so two orientations of one volume
     are views of the same class. Rotation and shift are resampled once; outside the
-    volume is zero. Noise is added last and covers the empty corners.
+    volume is zero. Noise is added after that and covers the empty corners.
 
     Volumes that are to be embedded or classified are neither smoothed by interpolation
     nor given noise, and a network that has only seen the others does not know them. So
     a part of the views is not resampled, and the noise goes down to none.
+
+    A tilt series leaves out a wedge of Fourier space, which lies in the same direction
+    in all volumes of a tomogram, however the particles lie. A rotation turns it along;
+    with `wedge` a rotated view loses what another particle, lying as the view shows it,
+    would have lost. It then lacks both wedges: what the volume's own lacks cannot be
+    had back.
 
     Parameters
     ----------
@@ -41,6 +54,19 @@ class RotateShiftNoise(BaseEstimator):
         view draws its own between 0 and this.
     p_rigid : float, default=0.7
         Probability that a view is rotated and shifted.
+    contrast : float, default=0.0
+        Largest change of contrast: each view is multiplied by ``exp(u)``, u uniform
+        between ``-contrast`` and `contrast`. Zero stays zero, so volumes should have a
+        mean near zero, as normalised ones have.
+    wedge : (float, float), "estimate" or None, default=None
+        Smallest and largest tilt of the tilt series in degrees, within [-90, 90]: what
+        they do not measure is taken out of rotated and shifted views. The noise passes
+        the same wedge in all views, as that of a tomogram does, and then has the
+        deviation that was drawn. "estimate" reads the tilts from the Fourier power of
+        each volume, for volumes from different tilt series; those without a wedge get
+        none. None leaves Fourier space alone.
+    tilt_axis : {"y", "x"}, default="y"
+        The tilt axis in the volumes, where `wedge` is given; the beam runs along z.
 
     See Also
     --------
@@ -66,6 +92,9 @@ class RotateShiftNoise(BaseEstimator):
         "max_translation": [Interval(Real, 0, 1, closed="both")],
         "noise": [Interval(Real, 0, None, closed="left")],
         "p_rigid": [Interval(Real, 0, 1, closed="both")],
+        "contrast": [Interval(Real, 0, None, closed="left")],
+        "wedge": [StrOptions({"estimate"}), tuple, list, None],
+        "tilt_axis": [StrOptions({"x", "y"})],
     }
 
     def __init__(
@@ -74,11 +103,17 @@ class RotateShiftNoise(BaseEstimator):
         max_translation: float = 0.1,
         noise: float = 0.3,
         p_rigid: float = 0.7,
+        contrast: float = 0.0,
+        wedge: tuple[float, float] | Literal["estimate"] | None = None,
+        tilt_axis: TiltAxis = "y",
     ) -> None:
         self.rotate = rotate
         self.max_translation = max_translation
         self.noise = noise
         self.p_rigid = p_rigid
+        self.contrast = contrast
+        self.wedge = wedge
+        self.tilt_axis = tilt_axis
 
     def build(self, seed: int) -> RotateShiftNoiseSampler:
         """Build a sampler of views.
@@ -99,12 +134,19 @@ class RotateShiftNoise(BaseEstimator):
             If a parameter is out of its range.
         """
         self._validate_params()
+        wedge = self.wedge
+        if wedge is not None and wedge != "estimate":
+            _check_tilt_range(wedge)
+            wedge = (float(wedge[0]), float(wedge[1]))
         return RotateShiftNoiseSampler(
             seed,
             rotate=self.rotate,
             max_translation=self.max_translation,
             noise=self.noise,
             p_rigid=self.p_rigid,
+            contrast=self.contrast,
+            wedge=wedge,
+            tilt_axis=self.tilt_axis,
         )
 
 
@@ -115,8 +157,14 @@ class RotateShiftNoiseSampler(ViewSampler):
     ----------
     seed : int
         Of the sampler's own generator.
-    rotate, max_translation, noise, p_rigid : bool, float, float, float
-        As in `RotateShiftNoise`.
+    rotate : bool
+        As in `RotateShiftNoise`, and so are the others.
+    max_translation, noise, p_rigid, contrast : float
+        Ranges and probability.
+    wedge : (float, float), "estimate" or None
+        Tilts in degrees.
+    tilt_axis : {"y", "x"}
+        The tilt axis.
     """
 
     def __init__(
@@ -127,12 +175,18 @@ class RotateShiftNoiseSampler(ViewSampler):
         max_translation: float,
         noise: float,
         p_rigid: float,
+        contrast: float,
+        wedge: tuple[float, float] | Literal["estimate"] | None,
+        tilt_axis: TiltAxis,
     ) -> None:
         super().__init__(seed)
         self.rotate = rotate
         self.max_translation = max_translation
         self.noise = noise
         self.p_rigid = p_rigid
+        self.contrast = contrast
+        self.wedge = wedge
+        self.tilt_axis = tilt_axis
 
     def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         """Draw one view of every volume."""
@@ -147,10 +201,31 @@ class RotateShiftNoiseSampler(ViewSampler):
             std = volumes.std(dim=(1, 2, 3, 4), correction=0)
         factors = self.noise * self._uniform(n, low=0.0)[rows]
         std = std * factors.to(std, non_blocking=True)
-        if len(volumes) < n:
-            # A generator has no way to skip the voxels of the other rows.
-            views, std = _put_in(views, rows, n), _put_in(std, rows, n)
-        return add_noise(views, std, self._fork(volumes.device))[rows]
+        generator = self._fork(volumes.device)
+        if self.wedge is None:
+            views = _add_noise(views, std, rows, n, generator)
+        else:
+            moved = (matrices != torch.eye(4).to(matrices)).any(dim=2).any(dim=1)
+            moved = per_volume(moved, volumes)
+            masks = self._masks(volumes)
+            std = std / masks.square().mean(dim=(1, 2, 3)).sqrt()
+            # Volumes that have not moved have their wedge already.
+            masked = _add_noise(torch.where(moved, views, 0.0), std, rows, n, generator)
+            masked = apply_masks(masked, masks)
+            views = torch.where(moved, masked, views + masked)
+        if self.contrast > 0:
+            factors = (self.contrast * self._uniform(n)).exp()
+            views = views * per_volume(factors[rows], views)
+        return views
+
+    def _masks(self, volumes: Tensor) -> Tensor:
+        """Return what the tilt series of each volume measures, or of all in one row."""
+        depth, height, width = volumes.shape[2:]
+        if self.wedge == "estimate":
+            tilt_ranges = estimate_tilt_ranges(volumes, self.tilt_axis)
+        else:
+            tilt_ranges = volumes.new_tensor([self.wedge])
+        return wedge_masks((depth, height, width), tilt_ranges, self.tilt_axis)
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.
@@ -181,8 +256,32 @@ class RotateShiftNoiseSampler(ViewSampler):
         return torch.where(moved[:, None, None], matrices, torch.eye(4).to(matrices))
 
 
+def _add_noise(
+    views: Tensor, std: Tensor, rows: slice, n: int, generator: torch.Generator
+) -> Tensor:
+    """Add to the rows of a batch the noise that they have in the whole batch."""
+    if len(views) < n:
+        # A generator has no way to skip the voxels of the other rows.
+        views, std = _put_in(views, rows, n), _put_in(std, rows, n)
+    return add_noise(views, std, generator)[rows]
+
+
 def _put_in(part: Tensor, rows: slice, n: int) -> Tensor:
     """Put rows into a batch of zeros."""
     whole = part.new_zeros(n, *part.shape[1:])
     whole[rows] = part
     return whole
+
+
+def _check_tilt_range(wedge: Sequence[Any]) -> None:
+    """Refuse what is no range of tilts."""
+    if not (
+        len(wedge) == 2
+        and all(isinstance(tilt, Real) for tilt in wedge)
+        and -90 <= wedge[0] < wedge[1] <= 90
+    ):
+        raise ValueError(
+            "The 'wedge' parameter of RotateShiftNoise must be 'estimate', None or two "
+            f"tilts in degrees with -90 <= smallest < largest <= 90. Got {wedge!r} "
+            "instead."
+        )

@@ -1,17 +1,28 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from numpy.polynomial import polynomial
+from scipy import interpolate, ndimage
 from torch.nn import functional as F
 
 from sksubtomo.augmentation.functional import (
     add_noise,
+    bias_fields,
+    correct_gamma,
     crop_matrices,
+    cube_rotations,
+    displace,
+    gaussian_blur,
     in_plane_matrices,
+    oriented_views,
     resample,
     rigid_matrices,
     rotation_matrices,
+    spline_displacements,
+    spread_rotations,
+    turn,
 )
 
 
@@ -257,3 +268,175 @@ def test_add_noise_comes_from_the_generator():
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
     assert volumes.abs().max() == 0
+
+
+def angles_between(a, b):
+    """Angles in degrees from each rotation of one set to each of another."""
+    traces = torch.einsum("aij,bij->ab", a, b)
+    return torch.rad2deg(torch.acos(((traces - 1) / 2).clamp(-1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "n"),
+    [((5, 5, 5), 24), ((4, 4, 6), 8), ((6, 4, 6), 8), ((3, 4, 5), 4), ((1, 1, 7), 8)],
+)
+def test_cube_rotations_are_a_group_that_keeps_the_shape(shape, n):
+    rotations = cube_rotations(shape)
+    assert len(rotations) == n
+    assert torch.equal(rotations[0], torch.eye(3).double())
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(n).double())
+    assert set(rotations.unique().tolist()) == {-1, 0, 1}
+    sides = torch.tensor(shape).double()
+    assert torch.equal(rotations.abs() @ sides, sides.expand(n, 3))
+    for first in (4, 12, 24) if n == 24 else (4, n):
+        part = rotations[:first]
+        closest = angles_between((part[:, None] @ part).flatten(0, 1), part).amin(dim=1)
+        assert closest.max() < 1e-3
+    assert (angles_between(rotations, rotations) + 360 * torch.eye(n)).min() > 89
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 5), (4, 4, 4), (3, 6, 6), (3, 4, 5)])
+def test_turn_equals_resampling_and_keeps_every_voxel(shape):
+    volumes = randn(2, 1, *shape)
+    for rotation in cube_rotations(shape):
+        view = turn(volumes, rotation)
+        matrices = rigid_matrices(rotation[None], float64([0, 0, 0])).expand(2, 4, 4)
+        torch.testing.assert_close(
+            view, resample(volumes, matrices), atol=1e-12, rtol=0
+        )
+        assert torch.equal(view.flatten(1).sort().values, volumes.flatten(1).sort()[0])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (8, 10, 10), (8, 9, 10)])
+def test_spread_rotations_are_far_apart_and_leave_no_gaps(shape):
+    group = cube_rotations(shape)
+    rotations = spread_rotations(5, group)
+    assert torch.equal(rotations[0], torch.eye(3).double())
+    eye = torch.eye(3).double().expand(5, 3, 3)
+    torch.testing.assert_close(rotations @ rotations.transpose(1, 2), eye)
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(5).double())
+    assert torch.equal(spread_rotations(2, group), rotations[:2])
+
+    views = (group @ rotations[:, None]).flatten(0, 1)
+    n = len(views)
+    uniform = rotation_matrices(randn(n, 4))
+    anywhere = rotation_matrices(randn(3000, 4, seed=1))
+    apart, by_chance = (
+        (angles_between(a, a) + 360 * torch.eye(n)).min() for a in (views, uniform)
+    )
+    assert apart > 2 * by_chance
+    gap, by_chance = (
+        angles_between(anywhere, a).amin(dim=1).mean() for a in (views, uniform)
+    )
+    assert gap < 0.95 * by_chance
+
+
+def test_oriented_views_begin_with_the_volumes_and_their_exact_turns():
+    volumes = randn(3, 1, 6, 6, 6)
+    views = list(oriented_views(volumes, 30))
+    assert len(views) == 30
+    assert views[0] is volumes
+    for view, rotation in zip(views[:24], cube_rotations((6, 6, 6)), strict=True):
+        assert torch.equal(view, turn(volumes, rotation))
+    rows = torch.stack([view.flatten() for view in views])
+    assert len(torch.unique(rows, dim=0)) == 30
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (7, 8, 9)])
+def test_oriented_views_are_rotated_by_the_products(shape):
+    volumes = randn(2, 1, *shape)
+    group = cube_rotations(shape)
+    n_views = 2 * len(group) + 3
+    rotations = spread_rotations(3, group)
+    for i, view in enumerate(oriented_views(volumes, n_views)):
+        rotation = group[i % len(group)] @ rotations[i // len(group)]
+        matrices = rigid_matrices(rotation[None], float64([0, 0, 0])).expand(2, 4, 4)
+        torch.testing.assert_close(
+            view, resample(volumes, matrices), atol=1e-12, rtol=0
+        )
+
+
+def test_oriented_views_are_the_same_for_every_volume_and_number():
+    volumes = randn(3, 1, 6, 6, 6).float()
+    views = list(oriented_views(volumes, 27))
+    for i, view in enumerate(oriented_views(volumes[1:2], 26)):
+        assert torch.equal(view, views[i][1:2])
+        assert view.dtype == torch.float32
+    with pytest.raises(ValueError, match="n_views=0; expected at least 1"):
+        next(oriented_views(volumes, 0))
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 12, 20)])
+def test_blur_equals_scipy(shape):
+    volumes = randn(3, 1, *shape)
+    stds = float64([1, 0.5, 0.8], [0.3, 1.2, 0], [0, 0, 0])
+    views = gaussian_blur(volumes, stds)
+    for volume, std, view in zip(volumes[:, 0], stds, views[:, 0], strict=True):
+        expected = ndimage.gaussian_filter(volume.numpy(), std.numpy(), truncate=7)
+        np.testing.assert_allclose(view, expected, atol=1e-9)
+    assert torch.equal(views[2], volumes[2])
+
+
+def test_gamma_equals_a_power_between_the_extremes():
+    volumes = randn(3, 1, 6, 7, 8) * 3 - 1
+    log_gamma = float64(-0.5, 0, 0.8)
+    views = correct_gamma(volumes, log_gamma)
+    for row in range(3):
+        volume = volumes[row].numpy()
+        unit = (volume - volume.min()) / (volume.max() - volume.min())
+        power = unit ** math.exp(log_gamma[row])
+        expected = (power - power.mean()) / power.std() * volume.std() + volume.mean()
+        np.testing.assert_allclose(views[row], expected, atol=1e-12)
+    torch.testing.assert_close(views[1], volumes[1])
+    constant = torch.full((1, 1, 2, 2, 2), 5.0)
+    assert torch.equal(correct_gamma(constant, torch.tensor([0.3])), constant)
+
+
+@pytest.mark.parametrize("n_points", [4, 5, 7])
+def test_spline_displacements_equal_scipys_splines(n_points):
+    control = randn(2, 3, n_points, n_points, n_points)
+    shape = (5, 8, 9)
+    field = spline_displacements(control, shape)
+    expected = control.numpy()
+    n_cells = n_points - 3
+    for side in shape:
+        # Uniform knots, one cell apart; the volume reaches from 0 to n_cells.
+        knots = np.arange(-3, n_cells + 4)
+        at = (np.arange(side) + 0.5) * n_cells / side
+        spline = interpolate.BSpline(knots, expected, 3, axis=2)
+        expected = np.moveaxis(spline(at), 2, 4)
+    np.testing.assert_allclose(field, expected, atol=1e-12)
+
+
+def test_displace_equals_scipy():
+    volumes, displacements = randn(2, 1, 5, 6, 8), 1.5 * randn(2, 3, 5, 6, 8, seed=1)
+    views = displace(volumes, displacements)
+    for volume, shift, view in zip(volumes, displacements, views, strict=True):
+        positions = np.indices(shift.shape[1:]) + shift.numpy()
+        expected = ndimage.map_coordinates(
+            volume[0].numpy(), positions, order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(view[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_bias_fields_equal_numpys_polynomials(order):
+    n_terms = math.comb(order + 3, 3)
+    coefficients = randn(2, n_terms)
+    shape = (4, 5, 7)
+    fields = bias_fields(coefficients, order, shape)
+    axes = [(np.arange(side) + 0.5) / side * 2 - 1 for side in shape]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    powers = [
+        (i, j, k)
+        for i in range(order + 1)
+        for j in range(order + 1)
+        for k in range(order + 1)
+        if i + j + k <= order
+    ]
+    for row in range(2):
+        cube = np.zeros((order + 1,) * 3)
+        for power, coefficient in zip(powers, coefficients[row], strict=True):
+            cube[power] = coefficient
+        expected = np.exp(polynomial.polyval3d(z, y, x, cube))
+        np.testing.assert_allclose(fields[row, 0], expected, rtol=1e-12)

@@ -1,10 +1,18 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
 from sksubtomo.augmentation import RotateShiftNoise
+from sksubtomo.augmentation.functional import (
+    resample,
+    rigid_matrices,
+    rotation_matrices,
+)
+from sksubtomo.augmentation.missing_wedge import apply_masks, wedge_masks
+from sksubtomo.datasets import missing_wedge_mask
 
 N = 4000
 
@@ -111,3 +119,114 @@ def test_a_part_of_the_views_is_not_resampled():
     torch.testing.assert_close(views, volumes)
     views = RotateShiftNoise(noise=0, p_rigid=1).build(0)(volumes)
     assert (views - volumes).abs().amax(dim=(1, 2, 3, 4)).min() > 0.1
+
+
+def test_draws_are_these_in_this_order():
+    """So that seeds keep their views: contrast comes last, and only if there is any."""
+    volumes = torch.randn(5, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(8)
+
+    def uniform(*shape):
+        return torch.rand(*shape, dtype=torch.float64, generator=generator)
+
+    quaternions = torch.randn(5, 4, dtype=torch.float64, generator=generator)
+    shifts = (2 * uniform(5, 3) - 1) * 0.2 * 6
+    matrices = rigid_matrices(rotation_matrices(quaternions), shifts)
+    matrices[uniform(5) >= 0.6] = torch.eye(4, dtype=torch.float64)
+    std = 0.5 * uniform(5) * volumes.std(dim=(1, 2, 3, 4), correction=0)
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    noise = torch.empty_like(volumes)
+    noise.normal_(generator=torch.Generator().manual_seed(seed))
+    expected = resample(volumes, matrices) + noise * std.float().view(-1, 1, 1, 1, 1)
+    state = generator.get_state()
+    factors = torch.exp(0.4 * (2 * uniform(5) - 1)).float().view(-1, 1, 1, 1, 1)
+
+    parameters = {"max_translation": 0.2, "noise": 0.5, "p_rigid": 0.6}
+    sampler = RotateShiftNoise(**parameters).build(8)
+    torch.testing.assert_close(sampler(volumes), expected)
+    assert torch.equal(sampler.get_state(), state)
+    view = RotateShiftNoise(contrast=0.4, **parameters).build(8)(volumes)
+    torch.testing.assert_close(view, expected * factors)
+
+
+def test_contrast_is_log_uniform():
+    volumes = torch.ones(2000, 1, 2, 2, 2)
+    views = RotateShiftNoise(p_rigid=0, noise=0, contrast=0.7).build(0)(volumes)
+    factors = views[:, 0, 0, 0, 0]
+    torch.testing.assert_close(views, factors.view(-1, 1, 1, 1, 1) * volumes)
+    uniform = stats.uniform(-0.7, 1.4)
+    assert stats.kstest(factors.log().numpy(), uniform.cdf).pvalue > 1e-3
+
+
+def missing_power(volumes, tilt_range, tilt_axis="y"):
+    """Fraction of each volume's power in the missing wedge, the mean left out."""
+    power = np.abs(np.fft.rfftn(volumes[:, 0].numpy(), axes=(1, 2, 3))) ** 2
+    power[:, 0, 0, 0] = 0
+    missing = ~missing_wedge_mask(volumes.shape[2:], tilt_range, tilt_axis)
+    return (power * missing).sum(axis=(1, 2, 3)) / power.sum(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("tilt_axis", ["x", "y"])
+@pytest.mark.parametrize("tilt_range", [(-60, 60), (-40.0, 50.0)])
+def test_the_wedge_of_moved_views_is_empty(tilt_range, tilt_axis):
+    volumes = torch.randn(20, 1, 16, 14, 18, generator=torch.Generator().manual_seed(0))
+    parameters = {"p_rigid": 1, "noise": 0.5}
+    plain = RotateShiftNoise(**parameters).build(0)(volumes)
+    masked = RotateShiftNoise(
+        wedge=tilt_range, tilt_axis=tilt_axis, **parameters
+    ).build(0)(volumes)
+    assert missing_power(plain, tilt_range, tilt_axis).min() > 0.15
+    assert missing_power(masked, tilt_range, tilt_axis).max() < 0.04
+
+
+def test_moved_views_are_the_plain_ones_times_the_mask():
+    volumes = torch.randn(6, 1, 9, 8, 10, generator=torch.Generator().manual_seed(0))
+    volumes = 3 + volumes.double()
+    parameters = {"p_rigid": 1, "noise": 0}
+    plain = RotateShiftNoise(**parameters).build(0)(volumes)
+    masked = RotateShiftNoise(wedge=(-50, 65), **parameters).build(0)(volumes)
+    mask = wedge_masks((9, 8, 10), torch.tensor([[-50.0, 65.0]]).double())[0].numpy()
+    for before, after in zip(plain[:, 0], masked[:, 0], strict=True):
+        expected = np.fft.ifftn(np.fft.fftn(before.numpy()) * mask).real
+        np.testing.assert_allclose(after, expected, atol=1e-12)
+    torch.testing.assert_close(
+        masked.mean(dim=(1, 2, 3, 4)), plain.mean(dim=(1, 2, 3, 4))
+    )
+
+
+def test_volumes_that_stay_keep_their_wedge_and_get_masked_noise():
+    volumes = torch.randn(30, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    still = RotateShiftNoise(p_rigid=0, noise=0, wedge=(-60, 60)).build(0)(volumes)
+    torch.testing.assert_close(still, volumes)
+
+    parameters = {"p_rigid": 0, "noise": 0.8}
+    plain = RotateShiftNoise(**parameters).build(0)(volumes) - volumes
+    masked = RotateShiftNoise(wedge=(-60, 60), **parameters).build(0)(volumes) - volumes
+    assert missing_power(masked, (-60, 60)).max() < 0.06
+    # Of the deviation that was drawn, which fills only a part of Fourier space.
+    ratios = masked.std(dim=(1, 2, 3, 4)) / plain.std(dim=(1, 2, 3, 4))
+    assert abs(ratios.mean() - 1) < 0.02
+    assert (ratios - 1).abs().max() < 0.1
+
+
+def test_estimated_wedges_are_each_volumes_own():
+    noise = torch.randn(6, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    tilt_ranges = torch.tensor([[-60.0, 60.0], [-90.0, 90.0], [-45.0, 70.0]])
+    volumes = apply_masks(noise, wedge_masks((16, 16, 16), tilt_ranges.repeat(2, 1)))
+    parameters = {"p_rigid": 1, "noise": 0.3}
+    plain = RotateShiftNoise(**parameters).build(0)(volumes)
+    views = RotateShiftNoise(wedge="estimate", **parameters).build(0)(volumes)
+    for row, tilt_range in enumerate(tilt_ranges.repeat(2, 1).tolist()):
+        if tilt_range == [-90, 90]:
+            torch.testing.assert_close(views[row], plain[row], atol=1e-5, rtol=0)
+        else:
+            view = views[row : row + 1]
+            assert missing_power(view, tilt_range) < 0.06
+            assert missing_power(view, (-30, 30)) > 0.2
+
+
+def test_a_complete_tilt_range_changes_nothing():
+    volumes = torch.randn(6, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = RotateShiftNoise().build(3)(volumes)
+    masked = RotateShiftNoise(wedge=(-90, 90)).build(3)(volumes)
+    torch.testing.assert_close(masked, plain, atol=1e-5, rtol=0)
