@@ -187,6 +187,8 @@ def fits(server, volumes, tmp_path):
         ("moco", {"queue_size": 12}, 25, 10),
         ("simclr", {}, 8, 2),
         ("swav", {"frozen_epochs": 2}, 8, 2),
+        ("byol", {"momentum": 0.9}, 8, 2),
+        ("vicreg", {}, 8, 2),
     ],
 )
 def test_killed_at_random_moments(fits, method, settings, max_epochs, n_kills):

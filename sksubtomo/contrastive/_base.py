@@ -226,3 +226,52 @@ def projection_head(encoder: nn.Module, hidden_dim: int, out_dim: int) -> nn.Seq
         nn.ReLU(),
         nn.Linear(hidden_dim, out_dim),
     )
+
+
+def standardized_perceptron(
+    in_dim: int, hidden_dim: int, out_dim: int
+) -> nn.Sequential:
+    """Build a perceptron whose hidden layer is standardised over the batch.
+
+    Methods without negatives need it: a hidden unit that is on for one half of the
+    batch and off for the other keeps equal outputs for all rows from being a stable
+    solution.
+
+    Parameters
+    ----------
+    in_dim, hidden_dim, out_dim : int
+        Widths of the input, of the hidden layer and of the output.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Maps (n, in_dim) to (n, out_dim).
+    """
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim, bias=False),
+        BatchStandardization(hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, out_dim),
+    )
+
+
+def follow(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """Move a network's parameters towards another's, without gradient.
+
+    Buffers are left alone: running statistics of a normalisation are those of what
+    the network itself has seen.
+
+    Parameters
+    ----------
+    target : torch.nn.Module
+        What moves: its parameters become ``momentum`` times themselves plus
+        ``1 - momentum`` times those of `source`.
+    source : torch.nn.Module
+        A network of the same architecture.
+    momentum : float
+        In [0, 1]: 0 copies `source`, 1 does not move.
+    """
+    with torch.no_grad():
+        moved: list[Tensor] = list(target.parameters())
+        torch._foreach_mul_(moved, momentum)
+        torch._foreach_add_(moved, list(source.parameters()), alpha=1 - momentum)

@@ -12,7 +12,12 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sksubtomo.contrastive._base import ContrastiveModule, Queue, projection_head
+from sksubtomo.contrastive._base import (
+    ContrastiveModule,
+    Queue,
+    follow,
+    projection_head,
+)
 
 
 def info_nce_loss(
@@ -210,7 +215,9 @@ class MoCoModule(ContrastiveModule):
         query = F.normalize(self.head(self.encode(self.encoder, view_1)), dim=1)
         with torch.no_grad():
             if learns:
-                self._move_key_encoder()
+                # Equation 2 of Gupta et al. (2022).
+                follow(self.key_encoder, self.encoder, self.momentum)
+                follow(self.key_head, self.head, self.momentum)
             key = self.key_head(self.encode(self.key_encoder, view_2))
             key = F.normalize(key, dim=1)
         # A copy, because the loss' gradient needs the rows that enqueue overwrites.
@@ -228,18 +235,3 @@ class MoCoModule(ContrastiveModule):
             The encoder and the key encoder.
         """
         return [self.encoder, self.key_encoder]
-
-    def _move_key_encoder(self) -> None:
-        """Apply equation 2 of Gupta et al. (2022) to the key encoder's parameters.
-
-        Buffers are left alone: running statistics of a normalisation are the key
-        encoder's own.
-        """
-        for source, target in (
-            (self.encoder, self.key_encoder),
-            (self.head, self.key_head),
-        ):
-            theta_q: list[Tensor] = list(source.parameters())
-            theta_k: list[Tensor] = list(target.parameters())
-            torch._foreach_mul_(theta_k, self.momentum)
-            torch._foreach_add_(theta_k, theta_q, alpha=1 - self.momentum)

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from sksubtomo.contrastive._base import ContrastiveModule, projection_head
 
 
-def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
+def nt_xent_loss(
+    z_1: Tensor, z_2: Tensor, temperature: float, decoupled: bool = False
+) -> Tensor:
     r"""Return the normalised, temperature-scaled cross entropy (NT-Xent).
 
     With :math:`z` the 2n projections of both views, :math:`j(i)` the other view of
@@ -26,7 +28,8 @@ def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
             \frac{\exp(s(z_i, z_{j(i)}) / \tau)}
             {\sum_{k \ne i} \exp(s(z_i, z_k) / \tau)}.
 
-    The positive stays in the denominator.
+    The positive, :math:`k = j(i)`, stays in the denominator, unless the loss is
+    decoupled.
 
     Parameters
     ----------
@@ -35,6 +38,9 @@ def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
         normalised.
     temperature : float
         :math:`\tau > 0`.
+    decoupled : bool, default=False
+        Whether the positive is left out of the denominator. The loss may then be
+        negative.
 
     Returns
     -------
@@ -46,18 +52,30 @@ def nt_xent_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
     Chen, T., Kornblith, S., Norouzi, M., Hinton, G. (2020). A simple framework for
     contrastive learning of visual representations. ICML. Equation 1.
 
+    Yeh, C.-H., Hong, C.-Y., Hsu, Y.-C., Liu, T.-L., Chen, Y., LeCun, Y. (2022).
+    Decoupled contrastive learning. ECCV. (The decoupled loss.)
+
     Examples
     --------
     >>> import torch
     >>> z = torch.eye(2)
     >>> round(nt_xent_loss(z, z, temperature=1.0).item(), 4)  # ln(1 + 2 / e)
     0.5514
+    >>> loss = nt_xent_loss(z, z, temperature=1.0, decoupled=True)
+    >>> round(loss.item(), 4)  # ln(2 / e)
+    -0.3069
     """
     n = len(z_1)
     z = F.normalize(torch.cat([z_1, z_2]), dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     positives = torch.arange(2 * n, device=z.device).roll(n)
-    return F.cross_entropy(logits, positives)
+    if not decoupled:
+        return F.cross_entropy(logits, positives)
+    if n == 1:
+        return 0 * z.sum()
+    where = positives[:, None]
+    negatives = logits.scatter(1, where, -torch.inf)
+    return (negatives.logsumexp(dim=1) - logits.gather(1, where)[:, 0]).mean()
 
 
 class SimCLR(BaseEstimator):
@@ -73,11 +91,18 @@ class SimCLR(BaseEstimator):
         Width of the projection that the loss sees.
     hidden_dim : int, default=256
         Width of the projection head's hidden layer.
+    decoupled : bool, default=False
+        Whether the positive is left out of the loss' denominator, as in decoupled
+        contrastive learning. Pairs that are already alike then go on learning, which
+        counts where a batch has few negatives.
 
     References
     ----------
     Chen, T., Kornblith, S., Norouzi, M., Hinton, G. (2020). A simple framework for
     contrastive learning of visual representations. ICML.
+
+    Yeh, C.-H., Hong, C.-Y., Hsu, Y.-C., Liu, T.-L., Chen, Y., LeCun, Y. (2022).
+    Decoupled contrastive learning. ECCV.
 
     Examples
     --------
@@ -95,6 +120,7 @@ class SimCLR(BaseEstimator):
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "projection_dim": [Interval(Integral, 1, None, closed="left")],
         "hidden_dim": [Interval(Integral, 1, None, closed="left")],
+        "decoupled": ["boolean"],
     }
 
     def __init__(
@@ -102,10 +128,12 @@ class SimCLR(BaseEstimator):
         temperature: float = 0.2,
         projection_dim: int = 128,
         hidden_dim: int = 256,
+        decoupled: bool = False,
     ) -> None:
         self.temperature = temperature
         self.projection_dim = projection_dim
         self.hidden_dim = hidden_dim
+        self.decoupled = decoupled
 
     def build(self, encoder: nn.Module) -> ContrastiveModule:
         """Build the module that training optimises.
@@ -128,7 +156,7 @@ class SimCLR(BaseEstimator):
         """
         self._validate_params()
         head = projection_head(encoder, self.hidden_dim, self.projection_dim)
-        return SimCLRModule(encoder, head, self.temperature)
+        return SimCLRModule(encoder, head, self.temperature, self.decoupled)
 
 
 class SimCLRModule(ContrastiveModule):
@@ -142,12 +170,17 @@ class SimCLRModule(ContrastiveModule):
         Maps the encoder's features to projections.
     temperature : float
         Of `nt_xent_loss`.
+    decoupled : bool
+        Of `nt_xent_loss`.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, temperature: float) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, temperature: float, decoupled: bool
+    ) -> None:
         super().__init__(encoder)
         self.head = head
         self.temperature = temperature
+        self.decoupled = decoupled
 
     def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
         """Return `nt_xent_loss` of the two views' projections.
@@ -164,4 +197,4 @@ class SimCLRModule(ContrastiveModule):
         """
         z_1 = self.head(self.encode(self.encoder, view_1))
         z_2 = self.head(self.encode(self.encoder, view_2))
-        return nt_xent_loss(z_1, z_2, self.temperature)
+        return nt_xent_loss(z_1, z_2, self.temperature, self.decoupled)

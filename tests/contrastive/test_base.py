@@ -6,11 +6,21 @@ from sklearn.base import clone
 from torch import nn
 from torch.nn import functional as F
 
-from sksubtomo.contrastive import METHODS, ContrastiveModule, MoCo, SimCLR, SwAV
+from sksubtomo.contrastive import (
+    BYOL,
+    METHODS,
+    ContrastiveModule,
+    MoCo,
+    SimCLR,
+    SwAV,
+    VICReg,
+)
 from sksubtomo.contrastive._base import (
     BatchStandardization,
     Queue,
+    follow,
     projection_head,
+    standardized_perceptron,
 )
 
 
@@ -20,13 +30,19 @@ def toy_encoder():
     return encoder
 
 
+SMALL = {"projection_dim": 8, "hidden_dim": 16}
+TOY_METHODS = {
+    "simclr": SimCLR(**SMALL),
+    "simclr, decoupled": SimCLR(decoupled=True, **SMALL),
+    "moco": MoCo(queue_size=10, momentum=0.9, **SMALL),
+    "swav": SwAV(n_prototypes=5, frozen_epochs=1, **SMALL),
+    "byol": BYOL(momentum=0.9, **SMALL),
+    "vicreg": VICReg(**SMALL),
+}
+
+
 def toy_method(name):
-    small = {"projection_dim": 8, "hidden_dim": 16}
-    return {
-        "simclr": SimCLR(**small),
-        "moco": MoCo(queue_size=10, momentum=0.9, **small),
-        "swav": SwAV(n_prototypes=5, frozen_epochs=1, **small),
-    }[name]
+    return clone(TOY_METHODS[name])
 
 
 def toy_views(n, seed):
@@ -49,7 +65,7 @@ def train(module, optimizer, epochs):
     return losses
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=TOY_METHODS)
 def name(request):
     return request.param
 
@@ -62,12 +78,19 @@ def _seeded():
 
 
 def test_table_names_every_method():
-    assert dict(METHODS) == {"simclr": SimCLR, "moco": MoCo, "swav": SwAV}
+    assert dict(METHODS) == {
+        "simclr": SimCLR,
+        "moco": MoCo,
+        "swav": SwAV,
+        "byol": BYOL,
+        "vicreg": VICReg,
+    }
+    assert METHODS.keys() <= TOY_METHODS.keys()
 
 
 def test_build_trains_the_encoder_it_was_given(name):
     encoder = toy_encoder()
-    module = clone(toy_method(name)).build(encoder)
+    module = toy_method(name).build(encoder)
     assert isinstance(module, ContrastiveModule)
     assert module.encoder is encoder
 
@@ -93,6 +116,7 @@ def test_loss_falls_on_a_toy_problem(name):
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     losses = train(module, optimizer, range(150))
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert module.diagnose(losses[-1]) is None
 
 
 @pytest.mark.parametrize("n", [1, 2, 30])
@@ -149,14 +173,22 @@ def test_loss_and_state_are_those_of_the_gathered_features(name):
     expected = alone(*views)
 
     # The last two rows are here; another process sends the first four.
-    encoders = [module.encoders()[0], module.encoders()[-1]]
     sent = [
         encoder(view[:4]).detach()
-        for encoder, view in zip(encoders, views, strict=True)
+        for encoder, view in zip(*encodings(name, module, views), strict=True)
     ]
     module.gather = lambda features: torch.cat([sent.pop(0), features])
     torch.testing.assert_close(module(*(view[4:] for view in views)), expected)
     torch.testing.assert_close(module.state_dict(), alone.state_dict())
+    assert not sent
+
+
+def encodings(name, module, views):
+    """Return the encoder and the view of each call of `encode`, in their order."""
+    first, last = module.encoders()[0], module.encoders()[-1]
+    if name == "byol":
+        return [first, first, last, last], [*views, *views]
+    return [first, last], views
 
 
 def test_encoders_are_the_networks_that_see_volumes(name):
@@ -164,10 +196,10 @@ def test_encoders_are_the_networks_that_see_volumes(name):
     seen = []
     for encoder in module.encoders():
         encoder.register_forward_hook(lambda network, *_: seen.append(network))
-    module(*toy_views(4, 0))
+    views = toy_views(4, 0)
+    module(*views)
     assert module.encoders()[0] is module.encoder
-    assert len(seen) == 2
-    assert set(seen) == set(module.encoders())
+    assert seen == encodings(name, module, views)[0]
 
 
 def test_base_module_has_no_loss_and_no_opinion():
@@ -185,6 +217,7 @@ def test_base_module_has_no_loss_and_no_opinion():
         (SimCLR(temperature=float("nan")), "'temperature' .* Got nan"),
         (SimCLR(projection_dim=0), "'projection_dim' .* Got 0"),
         (SimCLR(hidden_dim=1.5), "'hidden_dim' .* an int .* Got 1.5"),
+        (SimCLR(decoupled="yes"), "'decoupled' .* Got 'yes'"),
         (MoCo(temperature=-1.0), "'temperature' .* MoCo .* Got -1.0"),
         (MoCo(queue_size=0), "'queue_size' .* Got 0"),
         (MoCo(queue_size=12.0), "'queue_size' .* Got 12.0"),
@@ -198,6 +231,14 @@ def test_base_module_has_no_loss_and_no_opinion():
         (SwAV(frozen_epochs=-1), "'frozen_epochs' .* Got -1"),
         (SwAV(projection_dim=None), "'projection_dim' .* Got None"),
         (SwAV(hidden_dim=0), "'hidden_dim' .* Got 0"),
+        (BYOL(momentum=-0.1), r"'momentum' .* BYOL .* \[0.0, 1.0\]. Got -0.1"),
+        (BYOL(projection_dim=0), "'projection_dim' .* Got 0"),
+        (BYOL(hidden_dim=2.0), "'hidden_dim' .* Got 2.0"),
+        (VICReg(invariance_weight=-1.0), "'invariance_weight' .* VICReg .* Got -1.0"),
+        (VICReg(variance_weight="high"), "'variance_weight' .* Got 'high'"),
+        (VICReg(covariance_weight=-1), "'covariance_weight' .* Got -1"),
+        (VICReg(projection_dim=0), "'projection_dim' .* Got 0"),
+        (VICReg(hidden_dim=0), "'hidden_dim' .* Got 0"),
     ],
 )
 def test_build_names_the_wrong_parameter(method, message):
@@ -213,6 +254,30 @@ def test_projection_head_is_a_perceptron_on_standardised_features():
     z = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
     expected = (z @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T
     torch.testing.assert_close(head(x), expected + second.bias)
+
+
+def test_perceptron_standardises_its_hidden_layer():
+    first, _, _, second = head = standardized_perceptron(4, 7, 5).double()
+    assert (first.out_features, second.out_features) == (7, 5)
+    assert first.bias is None
+    x = 100 + torch.randn(9, 4, dtype=torch.float64)
+    hidden = x @ first.weight.T
+    z = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 1e-5).sqrt()
+    expected = z.clamp(min=0) @ second.weight.T + second.bias
+    torch.testing.assert_close(head(x), expected)
+
+
+def test_follow_moves_parameters_and_leaves_buffers():
+    target, source = (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in "ab")
+    source[1].running_mean.fill_(7)
+    before = deepcopy(target)
+    follow(target, source, 0.75)
+    for new, old, other in zip(
+        target.parameters(), before.parameters(), source.parameters(), strict=True
+    ):
+        torch.testing.assert_close(new.detach(), (0.75 * old + 0.25 * other).detach())
+        assert new.grad_fn is None
+    assert not target[1].running_mean.any()
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8])

@@ -47,6 +47,15 @@ def test_equals_the_formula(n_queue, temperature):
     assert loss.item() == pytest.approx(total / 5, abs=1e-12)
 
 
+@pytest.mark.parametrize(("n", "n_queue"), [(1, 1), (5, 7), (32, 128)])
+def test_equals_info_nce_pytorch(n, n_queue):
+    info_nce = pytest.importorskip("info_nce", reason="an oracle that is not installed")
+    query, key, queue = units(n, 6), units(n, 6, seed=1), units(n_queue, 6, seed=2)
+    expected = info_nce.InfoNCE(temperature=0.3)(query, key, queue)
+    found = info_nce_loss(query, key, queue, 0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+
+
 def test_equal_vectors_give_the_logarithm_of_the_candidates():
     row = units(1, 4)
     loss = info_nce_loss(row.expand(3, 4), row.expand(3, 4), row.expand(9, 4), 0.2)
