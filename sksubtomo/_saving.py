@@ -36,6 +36,7 @@ from sksubtomo._version import __version__
 from sksubtomo.augmentation import AUGMENTATIONS
 from sksubtomo.contrastive import METHODS
 from sksubtomo.networks import ENCODERS
+from sksubtomo.semi_supervised import SelfDistillation
 
 _FORMAT = "sksubtomo model"
 _FORMAT_VERSION = 1
@@ -45,6 +46,7 @@ _TABLES: dict[str, Mapping[str, type]] = {
     "method": METHODS,
     "encoder": ENCODERS,
     "augmentation": AUGMENTATIONS,
+    "self_training": {"self_distillation": SelfDistillation},
 }
 
 # What belongs to a run, not to a model: callbacks are code, a generator's state and

@@ -1,10 +1,11 @@
 """Classifiers of volumes, from pretrained or random weights."""
 
 import warnings
+from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -24,11 +25,12 @@ from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.distribution import agree, join_processes
 from sksubtomo._training.fitting import (
     OPTIMIZERS,
+    SCHEDULES,
     ClassifierNetwork,
     TrainingOptions,
     fine_tune,
 )
-from sksubtomo._training.inference import apply_in_batches
+from sksubtomo._training.inference import class_probabilities
 from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
     Device,
@@ -39,8 +41,9 @@ from sksubtomo._training.runtime import (
 )
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
-from sksubtomo.networks import ENCODERS, RB3D
+from sksubtomo.networks import CB3D, DSRF3D, ENCODERS, RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
+from sksubtomo.semi_supervised import SelfDistillation
 
 
 class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
@@ -48,7 +51,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
 
     The encoder starts from random weights or from those of a
     :class:`~sksubtomo.ContrastivePretrainer`, and is trained on the labelled
-    volumes with Adam and a learning rate that falls to zero along a cosine.
+    volumes, by default with Adam and a learning rate that falls to zero along a cosine.
 
     Read more in the :ref:`User Guide <estimators>`.
 
@@ -60,7 +63,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         ``FrozenEstimator(fitted_pretrainer)`` lends its weights and is never
         changed. The network and the normalisation of intensities come from the
         pretrainer, whose own parameters are not changed either.
-    encoder : {"rb3d"} or object, default=None
+    encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, default=None
         The network: a name or an object such as ``RB3D(norm="group")``. None is
         RB3D as published. With a pretrainer the network is the pretrainer's, and an
         encoder of another family is an error.
@@ -80,7 +83,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         As for the pretrainer; ignored if there is one.
     mask : {"sphere"} or None, default=None
         As for the pretrainer; ignored if there is one.
-    augmentation : {"crop_affine", "rotate_shift_noise"} or object, default=None
+    augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, default=None
         Applied to training batches; None for no augmentation.
     max_epochs : int, default=50
         Passes over the labelled volumes.
@@ -89,9 +92,24 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     optimizer : {"adam", "adamw", "sgd"}, default="adam"
         The optimiser; "sgd" has momentum 0.9.
     lr : float, default=1e-3
-        Learning rate of the first epoch.
+        Learning rate, of which `schedule` is a course.
+    encoder_lr : float, default=None
+        Learning rate of the encoder's weights, where it is not that of the head's.
+        Pretrained weights may need smaller steps than a new head.
+    schedule : {"constant", "cosine", "warmup_cosine"}, default="cosine"
+        How the learning rate changes from epoch to epoch: not at all, from `lr` to zero
+        along a cosine, or up to `lr` in equal steps over the first tenth of the epochs,
+        and then so.
     weight_decay : float, default=1e-4
         L2 penalty of the optimiser (decoupled for "adamw").
+    label_smoothing : float, default=0.0
+        The part of each training label, below 1, that is spread evenly over all
+        classes. ``valid_loss`` is that of the labels as they are.
+    average_weights : float, default=None
+        Decay, between 0 and 1, of an exponential moving average of the weights over
+        the training steps, such as 0.99. The averaged weights are validated and
+        predicted with. However near 1 the decay is, what is older than the last tenth
+        or so of the steps counts next to nothing. None is no average.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss, by label; "balanced" is inverse to
         their frequencies.
@@ -100,14 +118,23 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         but used to choose the best epoch. None trains on all of them and keeps the
         last epoch.
     unlabeled : int, float, str or None, default=None
-        The label that marks unlabelled rows. They take part in pretraining only,
-        and the mark is not one of ``classes_``. None means all rows are labelled.
+        The label that marks unlabelled rows. They take part in pretraining and
+        self-training only, and the mark is not one of ``classes_``. None means all rows
+        are labelled.
+    self_training : SelfDistillation or None, default=None
+        How the unlabelled rows are learned from after fine-tuning. Without such rows
+        it has no effect.
     memory : str or object with the joblib.Memory interface, default=None
         Caches the fitting of the nested pretrainer, so that a search over the
         classifier's parameters pretrains once a fold, however many processes it runs
         in. The key is the pretrainer's parameters and the values of X. If the
         pretrainer's `random_state` is None, its seed is drawn from the classifier's;
         if that is None too, nothing is cached.
+    test_views : int, default=1
+        Number of orientations of each volume over which ``predict`` and
+        ``predict_proba`` average the probabilities, at so many times the cost. The
+        first is the volume's own; the next ones of a cubic volume are the 23 other
+        rotations that map a cube to itself.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
@@ -134,8 +161,10 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     pretrainer_ : ContrastivePretrainer or None
         The fitted pretrainer.
     history_ : list of dict
-        For each epoch of fine-tuning its number, ``train_loss`` and, with
-        validation, ``valid_loss`` and ``valid_acc``.
+        For each epoch of fine-tuning its number, ``train_loss``, the learning rate
+        ``event_lr`` unless it is constant and, with validation, ``valid_loss`` and
+        ``valid_acc``. After self-training also the ``round``: 0 of the first teacher,
+        1 of its student; their epochs follow each other.
     n_iter_ : int
         Number of epochs run.
     volume_shape_ : tuple of int
@@ -150,6 +179,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     See Also
     --------
     RB3DClassifier : The same on the paper's network.
+    DSRF3DClassifier, CB3DClassifier : The same on the other networks of Che et al.
     LabelFractionClassifier : Hides a part of the labels, for label studies.
 
     Examples
@@ -178,11 +208,17 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [StrOptions(set(OPTIMIZERS))],
         "lr": [Interval(Real, 0, None, closed="neither")],
+        "encoder_lr": [Interval(Real, 0, None, closed="neither"), None],
+        "schedule": [StrOptions(set(SCHEDULES))],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "average_weights": [Interval(Real, 0, 1, closed="neither"), None],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "unlabeled": [Real, str, None],
+        "self_training": [SelfDistillation, None],
         "memory": [str, HasMethods("cache"), None],
+        "test_views": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [list, tuple, None],
         "precision": [StrOptions(set(PRECISIONS))],
         "device": [str, Device],
@@ -208,11 +244,17 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         batch_size=16,
         optimizer="adam",
         lr=1e-3,
+        encoder_lr=None,
+        schedule="cosine",
         weight_decay=1e-4,
+        label_smoothing=0.0,
+        average_weights=None,
         class_weight=None,
         validation_fraction=None,
         unlabeled=None,
+        self_training=None,
         memory=None,
+        test_views=1,
         callbacks=None,
         precision="auto",
         device="auto",
@@ -231,11 +273,17 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.lr = lr
+        self.encoder_lr = encoder_lr
+        self.schedule = schedule
         self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.average_weights = average_weights
         self.class_weight = class_weight
         self.validation_fraction = validation_fraction
         self.unlabeled = unlabeled
+        self.self_training = self_training
         self.memory = memory
+        self.test_views = test_views
         self.callbacks = callbacks
         self.precision = precision
         self.device = device
@@ -251,7 +299,8 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         X : array-like of shape (n, depth, height, width) or (n, n_features)
             Volumes, in any unit of intensity, or flattened volumes.
         y : array-like of shape (n,)
-            Labels; rows labelled `unlabeled` are used in pretraining only.
+            Labels; rows labelled `unlabeled` are used in pretraining and self-training
+            only.
         validation_data : tuple (X_val, y_val), default=None
             Further labelled volumes, by whose accuracy the best epoch is chosen
             (the loss decides between equal ones). They are not trained on.
@@ -279,7 +328,9 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             # Processes that pretrain together go on with equal classifiers.
             join_processes(resolve_device(self.device))
             seed = agree(seed)
-        pretraining_seed, fine_tuning_seed, split_seed = spawn_seeds(seed, 3)
+        pretraining_seed, fine_tuning_seed, split_seed, student_seed = spawn_seeds(
+            seed, 4
+        )
         self._fitted_encoder, source = self._resolve_encoder()
         volumes = check_fit_volumes(self, X, volume_shape=self._given_shape(source))
         self.classes_, labels = np.unique(y[labeled], return_inverse=True)
@@ -306,6 +357,8 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         # What can be wrong with the fine-tuning is found before the pretraining, which
         # may take hours.
         resolve_device(self.device)
+        if self.self_training is not None:
+            self.self_training._validate_params()
         augmentation = None
         if self.augmentation is not None:
             augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
@@ -324,9 +377,21 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             self.normalizer_ = self.pretrainer_.normalizer_
             pretrained = self.pretrainer_.encoder_
 
-        self.network_, self.history_ = fine_tune(
-            volumes if len(train) == len(volumes) else volumes[train],
-            labels,
+        options = TrainingOptions(
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            callbacks=self.callbacks,
+            device=self.device,
+            seed=fine_tuning_seed,
+            verbose=self.verbose,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            precision=self.precision,
+        )
+        train_network = partial(
+            fine_tune,
             n_classes=len(self.classes_),
             encoder=self._fitted_encoder,
             pretrained=pretrained,
@@ -336,22 +401,46 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             class_weights=class_weights,
             validation=validation,
             normalizer=self.normalizer_,
-            options=TrainingOptions(
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                callbacks=self.callbacks,
-                device=self.device,
-                seed=fine_tuning_seed,
-                verbose=self.verbose,
-                optimizer=self.optimizer,
-                cosine_decay=True,
-                precision=self.precision,
-            ),
+            encoder_lr=self.encoder_lr,
+            label_smoothing=self.label_smoothing,
+            average_weights=self.average_weights,
         )
+        self.network_, self.history_ = train_network(
+            _take(volumes, train), labels, options=options
+        )
+        if self.self_training is not None and not labeled.all():
+            rows = np.concatenate([train, np.flatnonzero(~labeled)])
+            self._distill(
+                train_network,
+                _take(volumes, rows),
+                labels,
+                replace(options, seed=student_seed),
+            )
         self.n_iter_ = len(self.history_)
         return self
+
+    def _distill(self, train_network, volumes, labels, options):
+        """Replace the network by students; the labelled volumes are the first ones."""
+        settings = self.self_training
+        options = replace(options, max_epochs=settings.max_epochs or options.max_epochs)
+        device = resolve_device(self.device)
+        history = [{**epoch, "round": 0} for epoch in self.history_]
+        known = np.eye(len(self.classes_))[labels]
+        known += self.label_smoothing * (1 / len(self.classes_) - known)
+        seeds = spawn_seeds(options.seed, settings.n_rounds)
+        for n_round, seed in enumerate(seeds, 1):
+            taught = settings.soft_labels(
+                self._probabilities(volumes, device, settings.n_views)
+            )
+            taught[: len(known)] = known
+            self.network_, epochs = train_network(
+                volumes,
+                taught.astype(np.float32),
+                start=self.network_ if settings.from_teacher else None,
+                options=replace(options, seed=seed),
+            )
+            history += [{**epoch, "round": n_round} for epoch in epochs]
+        self.history_ = history
 
     def predict(self, X):
         """Return the most probable class of each volume.
@@ -366,7 +455,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         ndarray of shape (n,)
             Labels, of those in ``classes_``.
         """
-        best = self._logits(X).argmax(axis=1)
+        best = self.predict_proba(X).argmax(axis=1)
         return self.classes_[best]
 
     def predict_proba(self, X):
@@ -383,15 +472,17 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             Probabilities, in the order of ``classes_``; rows sum to one. That of a
             volume does not depend on what else is in X.
         """
-        return softmax(self._logits(X).astype(np.float64), axis=1)
-
-    def _logits(self, X):
         check_is_fitted(self)
         volumes = check_predict_volumes(self, X)
         device = inference_device(self.device)
+        return self._probabilities(volumes, device, self.test_views)
+
+    def _probabilities(self, volumes, device, n_views):
         encoders = [self.network_.encoder]
         with computing(encoders, precision=self.precision, device=device):
-            return apply_in_batches(self.network_, volumes, self.normalizer_, device)
+            return class_probabilities(
+                self.network_, volumes, self.normalizer_, device, n_views=n_views
+            )
 
     def _resolve_encoder(self):
         """Return the encoder object, and the pretrainer it comes from or None."""
@@ -470,6 +561,13 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         )
 
 
+def _take(volumes, rows):
+    """Return rows in this order, without a copy where they are all of them."""
+    if np.array_equal(rows, np.arange(len(volumes))):
+        return volumes
+    return volumes[rows]
+
+
 def _parameters_of(base):
     """Put the base class's parameters and attributes into a subclass's docstring."""
 
@@ -525,3 +623,76 @@ class RB3DClassifier(SubtomogramClassifier):
     """
 
     _encoder_family = RB3D
+
+
+@_parameters_of(SubtomogramClassifier)
+class DSRF3DClassifier(SubtomogramClassifier):
+    """Classify volumes with DSRF3D-v2 (deep small receptive field).
+
+    A :class:`~sksubtomo.SubtomogramClassifier` whose encoder is
+    :class:`~sksubtomo.networks.DSRF3D`, with its two dense layers, as published. They
+    belong to the encoder: a :class:`~sksubtomo.ContrastivePretrainer` with
+    ``encoder="dsrf3d"`` trains them, too, and they fit volumes of one shape only.
+
+    Read more in the :ref:`User Guide <estimators>`.
+
+    See Also
+    --------
+    SubtomogramClassifier : Classifies with any encoder.
+    CB3DClassifier : Classifies with the larger network of the same article.
+    RB3DClassifier : Classifies with the residual-block network.
+
+    References
+    ----------
+    C. Che et al., "Improved deep learning-based macromolecules structure
+    classification from electron cryo-tomograms", Machine Vision and Applications
+    29, 1227-1236, 2018.
+
+    Examples
+    --------
+    >>> from sksubtomo import DSRF3DClassifier
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> X, y = make_subtomograms(n_per_class=2, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> classifier = DSRF3DClassifier(max_epochs=2, random_state=0)
+    >>> classifier.fit(X, y).predict(X).shape
+    (20,)
+    """
+
+    _encoder_family = DSRF3D
+
+
+@_parameters_of(SubtomogramClassifier)
+class CB3DClassifier(SubtomogramClassifier):
+    """Classify volumes with CB3D, the network after C3D.
+
+    A :class:`~sksubtomo.SubtomogramClassifier` whose encoder is
+    :class:`~sksubtomo.networks.CB3D`, with its two dense layers, as published. With 61
+    million parameters at 32^3 it is the largest network here and the slowest to train.
+
+    Read more in the :ref:`User Guide <estimators>`.
+
+    See Also
+    --------
+    SubtomogramClassifier : Classifies with any encoder.
+    DSRF3DClassifier : Classifies with the smaller network of the same article.
+    RB3DClassifier : Classifies with the residual-block network.
+
+    References
+    ----------
+    C. Che et al., "Improved deep learning-based macromolecules structure
+    classification from electron cryo-tomograms", Machine Vision and Applications
+    29, 1227-1236, 2018.
+
+    Examples
+    --------
+    >>> from sksubtomo import CB3DClassifier
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> X, y = make_subtomograms(n_per_class=1, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> classifier = CB3DClassifier(max_epochs=1, random_state=0)
+    >>> classifier.fit(X, y).predict(X).shape
+    (10,)
+    """
+
+    _encoder_family = CB3D

@@ -22,7 +22,7 @@ from sksubtomo._stored import digest
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.checkpoints import Checkpoints
 from sksubtomo._training.distribution import agree, check_same, join_processes
-from sksubtomo._training.fitting import TrainingOptions, pretrain
+from sksubtomo._training.fitting import OPTIMIZERS, SCHEDULES, TrainingOptions, pretrain
 from sksubtomo._training.inference import apply_in_batches, feature_statistics
 from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
@@ -57,13 +57,14 @@ class ContrastivePretrainer(
 
     Parameters
     ----------
-    method : {"simclr", "moco", "swav"} or object, default="moco"
+    method : {"simclr", "moco", "swav", "byol", "vicreg"} or object, default="moco"
         What is optimised: a name, which stands for the object with its defaults,
         or an object such as ``MoCo(queue_size=64)``, whose parameters a search
         reaches as ``method__queue_size``.
-    encoder : {"rb3d"} or object, default="rb3d"
+    encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, \
+            default="rb3d"
         The network: a name or an object such as ``RB3D(norm="group")``.
-    augmentation : {"crop_affine", "rotate_shift_noise"} or object, \
+    augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, \
             default="crop_affine"
         How views are drawn: a name or an object. "crop_affine" is the paper's
         augmentation in the plane; "rotate_shift_noise" rotates in three
@@ -87,10 +88,16 @@ class ContrastivePretrainer(
         Passes over the data.
     batch_size : int, default=16
         Volumes in a step.
+    optimizer : {"adam", "adamw", "sgd"}, default="adam"
+        The optimiser; "sgd" has momentum 0.9.
     lr : float, default=1e-4
-        Learning rate of the Adam optimiser.
+        Learning rate, of which `schedule` is a course.
+    schedule : {"constant", "cosine", "warmup_cosine"}, default="constant"
+        How the learning rate changes from epoch to epoch: not at all, from `lr` to zero
+        along a cosine, or up to `lr` in equal steps over the first tenth of the epochs,
+        and then so.
     weight_decay : float, default=1e-4
-        L2 penalty of the optimiser.
+        L2 penalty of the optimiser (decoupled for "adamw").
     callbacks : list of skorch callbacks, default=None
         Called during training, such as
         ``skorch.callbacks.EarlyStopping(monitor="train_loss")``. They are used as
@@ -98,8 +105,10 @@ class ContrastivePretrainer(
     checkpoint_dir : str or path-like, default=None
         A folder, made if needed, in which the whole state of training is saved after
         every epoch. ``fit`` with the same parameters and X goes on from there: on the
-        CPU, to the same weights to the last bit. `max_epochs` may be larger than
-        before. A checkpoint of other parameters or of another X is an error.
+        CPU, to the same weights to the last bit. With a constant learning rate
+        `max_epochs` may be larger than before; under a schedule it has to be the same,
+        for the epochs that are done were those of a course of that length. A checkpoint
+        of other parameters or of another X is an error.
     precision : {"auto", "float32", "tf32", "bf16"}, default="auto"
         Of the encoder's arithmetic; weights, heads and losses are always float32.
         "auto" is float32, and "tf32" on a CUDA device. "bf16" is slow on CPUs without
@@ -126,7 +135,8 @@ class ContrastivePretrainer(
         Mean and spread of the encoder's features over the training volumes, of many
         over 256 of them, which ``transform`` subtracts and divides by.
     history_ : list of dict
-        For each epoch its number, its mean ``train_loss``, what callbacks recorded
+        For each epoch its number, its mean ``train_loss``, the learning rate
+        ``event_lr`` unless it is constant, what callbacks recorded
         and, with `checkpoint_dir`, whether it was ``resumed``: done by an earlier
         ``fit``.
     n_iter_ : int
@@ -172,7 +182,9 @@ class ContrastivePretrainer(
         "mask": [StrOptions({"sphere"}), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
         "lr": [Interval(Real, 0, None, closed="neither")],
+        "schedule": [StrOptions(set(SCHEDULES))],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "callbacks": [list, tuple, None],
         "checkpoint_dir": [str, PathLike, None],
@@ -195,7 +207,9 @@ class ContrastivePretrainer(
         mask=None,
         max_epochs=200,
         batch_size=16,
+        optimizer="adam",
         lr=1e-4,
+        schedule="constant",
         weight_decay=1e-4,
         callbacks=None,
         checkpoint_dir=None,
@@ -213,7 +227,9 @@ class ContrastivePretrainer(
         self.mask = mask
         self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.optimizer = optimizer
         self.lr = lr
+        self.schedule = schedule
         self.weight_decay = weight_decay
         self.callbacks = callbacks
         self.checkpoint_dir = checkpoint_dir
@@ -274,11 +290,15 @@ class ContrastivePretrainer(
                 "normalize": self.normalize,
                 "mask": self.mask,
                 "batch_size": self.batch_size,
+                "optimizer": self.optimizer,
                 "lr": self.lr,
+                "schedule": self.schedule,
                 "weight_decay": self.weight_decay,
                 "precision": self.precision,
                 "random_state": given,
             }
+            # The learning rates of all epochs depend on how many there are.
+            | ({} if self.schedule == "constant" else {"max_epochs": self.max_epochs})
         )
         if processes.size > 1:
             # A few volumes give away that processes read different files.
@@ -307,6 +327,8 @@ class ContrastivePretrainer(
                     device=device,
                     seed=seed,
                     verbose=self.verbose if processes.rank == 0 else 0,
+                    optimizer=self.optimizer,
+                    schedule=self.schedule,
                     precision=self.precision,
                 ),
                 compile=self.compile,

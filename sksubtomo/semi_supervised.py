@@ -1,4 +1,4 @@
-"""Learning from a part of the labels."""
+"""Learning from a part of the labels, and from the rows that have none."""
 
 from numbers import Integral, Real
 
@@ -36,6 +36,107 @@ def _estimator_has(name):
         return True
 
     return check
+
+
+class SelfDistillation(BaseEstimator):
+    """Let a fine-tuned classifier teach another one on the unlabelled rows.
+
+    The `self_training` of a :class:`~sksubtomo.SubtomogramClassifier`. After
+    fine-tuning, the network is a teacher: its probabilities of the unlabelled rows,
+    averaged over orientations, become soft labels. A student is then fine-tuned with
+    the classifier's own settings on all rows; labelled ones keep their labels, and
+    validation rows are left out. The student may be the teacher of the next one.
+
+    Read more in the :ref:`User Guide <self_distillation>`.
+
+    Parameters
+    ----------
+    n_rounds : int, default=1
+        Number of students, one after the other; the last one is kept.
+    weight : float, default=1.0
+        What an unlabelled row counts in the loss, where a labelled one counts 1.
+    temperature : float, default=1.0
+        The probabilities are taken to the power of its inverse and brought to sum to
+        one again: below 1 the soft labels are sharper than the teacher, near 0 they
+        are its decisions.
+    n_views : int, default=8
+        Number of orientations of each volume over which the teacher's probabilities
+        are averaged, as by `test_views`.
+    max_epochs : int, default=None
+        Passes of a student over all rows; None is the classifier's `max_epochs`, of
+        which each is longer than over the labelled rows alone.
+    from_teacher : bool, default=False
+        Whether a student starts from the teacher's weights, instead of where the
+        teacher itself started.
+
+    See Also
+    --------
+    sklearn.semi_supervised.SelfTrainingClassifier : Labels the rows that a
+        classifier is sure of.
+
+    References
+    ----------
+    Q. Xie, M.-T. Luong, E. Hovy, Q. V. Le, "Self-training with noisy student improves
+    ImageNet classification", CVPR 2020.
+
+    T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big self-supervised
+    models are strong semi-supervised learners", NeurIPS 2020.
+
+    Examples
+    --------
+    >>> from sksubtomo import RB3DClassifier, SelfDistillation
+    >>> from sksubtomo.datasets import make_subtomograms
+    >>> X, y = make_subtomograms(n_per_class=3, size=8, random_state=0,
+    ...                          return_X_y=True)
+    >>> y[::3] = -1
+    >>> classifier = RB3DClassifier(self_training=SelfDistillation(n_views=2),
+    ...                             unlabeled=-1, max_epochs=2, random_state=0)
+    >>> [epoch["round"] for epoch in classifier.fit(X, y).history_]
+    [0, 0, 1, 1]
+    """
+
+    _parameter_constraints: dict = {
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "weight": [Interval(Real, 0, None, closed="neither")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "n_views": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), None],
+        "from_teacher": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        n_rounds=1,
+        weight=1.0,
+        temperature=1.0,
+        n_views=8,
+        max_epochs=None,
+        from_teacher=False,
+    ):
+        self.n_rounds = n_rounds
+        self.weight = weight
+        self.temperature = temperature
+        self.n_views = n_views
+        self.max_epochs = max_epochs
+        self.from_teacher = from_teacher
+
+    def soft_labels(self, probabilities):
+        """Return what a student is taught of the unlabelled rows.
+
+        Parameters
+        ----------
+        probabilities : ndarray of shape (n, n_classes)
+            The teacher's.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Soft labels at the temperature; each row sums to `weight`.
+        """
+        # The largest becomes 1: at a low temperature all of a row could underflow.
+        relative = probabilities / probabilities.max(axis=1, keepdims=True)
+        powers = relative ** (1 / self.temperature)
+        return self.weight * powers / powers.sum(axis=1, keepdims=True)
 
 
 class LabelFractionClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):

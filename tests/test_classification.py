@@ -25,13 +25,17 @@ from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 
 from sksubtomo import (
+    CB3DClassifier,
     ContrastivePretrainer,
+    DSRF3DClassifier,
     RB3DClassifier,
+    SelfDistillation,
     SubtomogramClassifier,
     classification,
 )
 from sksubtomo._training import fitting
-from sksubtomo.networks import RB3D
+from sksubtomo._training.inference import class_probabilities
+from sksubtomo.networks import CB3D, DSRF3D, RB3D
 
 
 def make_bars(n_per_class=8, side=8, seed=0):
@@ -635,3 +639,174 @@ def test_bad_parameters_are_found_before_the_pretraining(
     classifier = RB3DClassifier(ContrastivePretrainer(), **parameters)
     with pytest.raises((ValueError, TypeError), match=message):
         classifier.fit(*data)
+
+
+def test_how_is_trained_is_passed_on(data, monkeypatch):
+    X, y = data
+    seen = {}
+
+    def fine_tune(*args, **kwargs):
+        seen.update(kwargs)
+        return fitting.fine_tune(*args, **kwargs)
+
+    monkeypatch.setattr(classification, "fine_tune", fine_tune)
+    RB3DClassifier(max_epochs=1).fit(X, y)
+    assert seen["options"].schedule == "cosine"
+    names = ("encoder_lr", "label_smoothing", "average_weights")
+    assert [seen[name] for name in names] == [None, 0.0, None]
+    options = {"encoder_lr": 1e-5, "label_smoothing": 0.1, "average_weights": 0.9}
+    RB3DClassifier(max_epochs=1, schedule="warmup_cosine", **options).fit(X, y)
+    assert seen["options"].schedule == "warmup_cosine"
+    assert {name: seen[name] for name in names} == options
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"schedule": "linear"},
+        {"encoder_lr": 0.0},
+        {"label_smoothing": 1.0},
+        {"average_weights": 1.0},
+        {"test_views": 0},
+        {"self_training": "self_distillation"},
+    ],
+)
+def test_bad_parameters_are_named(data, parameters):
+    (name,) = parameters
+    with pytest.raises(ValueError, match=f"The '{name}' parameter"):
+        RB3DClassifier(**parameters).fit(*data)
+
+
+def test_predictions_over_several_orientations(data):
+    X, y = data
+    classifier = RB3DClassifier(max_epochs=5, random_state=0).fit(X, y)
+    single = classifier.predict_proba(X)
+    averaged = classifier.set_params(test_views=4).predict_proba(X)
+    expected = class_probabilities(
+        classifier.network_, X, classifier.normalizer_, torch.device("cpu"), n_views=4
+    )
+    np.testing.assert_array_equal(averaged, expected)
+    assert not np.allclose(averaged, single, atol=1e-3)
+    np.testing.assert_array_equal(classifier.predict(X), averaged.argmax(axis=1))
+    np.testing.assert_array_equal(classifier.predict_proba(X[5:6])[0], averaged[5])
+
+
+def _hidden(y, hidden=-1):
+    return np.where(np.arange(len(y)) % 4, hidden, y)
+
+
+def test_students_learn_from_all_rows(data, monkeypatch):
+    X, y = data
+    taught = []
+
+    def fine_tune(volumes, labels, **kwargs):
+        taught.append((volumes, labels, kwargs.get("start"), kwargs["options"]))
+        return fitting.fine_tune(volumes, labels, **kwargs)
+
+    monkeypatch.setattr(classification, "fine_tune", fine_tune)
+    settings = SelfDistillation(
+        n_rounds=2, weight=0.5, temperature=0.7, n_views=3, max_epochs=2
+    )
+    teacher = RB3DClassifier(
+        unlabeled=-1,
+        normalize=None,
+        max_epochs=3,
+        label_smoothing=0.3,
+        random_state=0,
+        test_views=3,
+    ).fit(X, _hidden(y))
+    classifier = clone(teacher).set_params(self_training=settings).fit(X, _hidden(y))
+    _, first, student, second = taught
+    np.testing.assert_array_equal(first[1], y[::4])
+    for volumes, labels, start, options in (student, second):
+        assert start is None
+        assert options.max_epochs == 2
+        labelled = len(first[1])
+        np.testing.assert_array_equal(volumes[:labelled], X[::4])
+        smoothed = 0.7 * np.eye(3)[y[::4]] + 0.1
+        np.testing.assert_allclose(labels[:labelled], smoothed, rtol=1e-6)
+        np.testing.assert_array_equal(
+            _sorted_rows(volumes[labelled:]), _sorted_rows(np.delete(X, np.s_[::4], 0))
+        )
+    probabilities = teacher.predict_proba(student[0])[labelled:]
+    np.testing.assert_allclose(
+        student[1][labelled:], settings.soft_labels(probabilities), atol=1e-6
+    )
+    assert student[3].seed != second[3].seed
+    rounds = [(epoch["round"], epoch["epoch"]) for epoch in classifier.history_]
+    assert rounds == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert classifier.n_iter_ == 7
+    assert [epoch["train_loss"] for epoch in classifier.history_[:3]] == [
+        epoch["train_loss"] for epoch in teacher.history_
+    ]
+
+
+def test_a_student_can_start_from_its_teacher(data):
+    X, y = data
+    classifier = RB3DClassifier(
+        self_training=SelfDistillation(n_views=1, from_teacher=True),
+        unlabeled=-1,
+        max_epochs=1,
+        lr=1e-30,
+        random_state=0,
+    ).fit(X, _hidden(y))
+    teacher = clone(classifier).set_params(self_training=None).fit(X, _hidden(y))
+    expected = _state(teacher.network_)
+    for name, values in _state(classifier.network_).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-20)
+
+
+def test_without_unlabelled_rows_there_is_no_student(data):
+    X, y = data
+    classifier = RB3DClassifier(
+        self_training=SelfDistillation(), unlabeled=-1, max_epochs=1, random_state=0
+    ).fit(X, y)
+    plain = clone(classifier).set_params(self_training=None).fit(X, y)
+    assert classifier.history_ == plain.history_
+    _assert_same_state(_state(classifier.network_), _state(plain.network_))
+
+
+def test_students_never_see_the_validation_rows(data):
+    X, y = data
+    spy = Spy("students")
+    RB3DClassifier(
+        self_training=SelfDistillation(n_views=1),
+        unlabeled=-1,
+        validation_fraction=0.5,
+        normalize=None,
+        max_epochs=1,
+        callbacks=[spy],
+        random_state=0,
+    ).fit(X, np.where(np.arange(24) < 6, y, -1))
+    seen = np.concatenate(spy.rows)
+    # Three labelled rows twice, and those without a label.
+    assert len(seen) == 3 + 3 + 18
+    assert len(np.unique(seen.reshape(len(seen), -1), axis=0)) == 21
+
+
+def test_bad_self_training_is_found_before_the_pretraining(data, monkeypatch):
+    def fit(self, X, y=None):
+        pytest.fail("something was trained")
+
+    monkeypatch.setattr(ContrastivePretrainer, "fit", fit)
+    classifier = RB3DClassifier(
+        ContrastivePretrainer(), self_training=SelfDistillation(temperature=0)
+    )
+    with pytest.raises(ValueError, match="The 'temperature' parameter of SelfDist"):
+        classifier.fit(*data)
+
+
+@pytest.mark.parametrize(
+    ("classifier_class", "family"),
+    [(DSRF3DClassifier, DSRF3D), (CB3DClassifier, CB3D)],
+)
+def test_other_families(classifier_class, family):
+    X, y = np.random.default_rng(0).normal(size=(4, 4, 4, 4)), [0, 1] * 2
+    classifier = classifier_class(max_epochs=1, random_state=0).fit(X, y)
+    assert isinstance(classifier._fitted_encoder, family)
+    # Dropout is for training only.
+    np.testing.assert_array_equal(
+        classifier.predict_proba(X), classifier.predict_proba(X)
+    )
+    with pytest.raises(ValueError, match=f"of the family {family.__name__}, but"):
+        classifier_class(encoder="rb3d").fit(X, y)

@@ -8,8 +8,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksubtomo import (
     ContrastivePretrainer,
+    DSRF3DClassifier,
     LabelFractionClassifier,
     RB3DClassifier,
+    SelfDistillation,
     SubtomogramClassifier,
 )
 from sksubtomo.contrastive import SimCLR
@@ -26,11 +28,21 @@ def _instances():
             encoder=RB3D(norm="group"),
             augmentation="rotate_shift_noise",
             normalize="volume",
+            optimizer="adamw",
+            schedule="warmup_cosine",
             max_epochs=1,
         ),
         RB3DClassifier(max_epochs=8),
         RB3DClassifier(PRETRAINER, class_weight="balanced", max_epochs=8),
-        SubtomogramClassifier(encoder=RB3D(norm="group"), max_epochs=12),
+        SubtomogramClassifier(
+            encoder=RB3D(norm="group"),
+            encoder_lr=2e-3,
+            schedule="warmup_cosine",
+            label_smoothing=0.1,
+            average_weights=0.9,
+            self_training=SelfDistillation(),
+            max_epochs=12,
+        ),
         LabelFractionClassifier(RB3DClassifier(max_epochs=8)),
         LabelFractionClassifier(LogisticRegression()),
     ]
@@ -63,6 +75,7 @@ LEFT_OUT_TRANSFORMER = [
     [
         PRETRAINER,
         RB3DClassifier(max_epochs=2),
+        DSRF3DClassifier(max_epochs=1),
         SubtomogramClassifier(max_epochs=2),
         LabelFractionClassifier(LogisticRegression()),
     ],

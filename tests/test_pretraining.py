@@ -279,7 +279,9 @@ def test_set_output(X, fitted):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"method": "byol"}, ValueError, "'method' parameter .*'moco'.* Got 'byol'"),
+        ({"method": "dino"}, ValueError, "'method' parameter .*'moco'.* Got 'dino'"),
+        ({"optimizer": "lars"}, ValueError, "'optimizer' parameter"),
+        ({"schedule": "step"}, ValueError, "'schedule' parameter"),
         ({"method": SimCLR}, TypeError, r"method is the class SimCLR.*SimCLR\(\)"),
         ({"encoder": 3}, ValueError, "'encoder' parameter"),
         ({"augmentation": "flip"}, ValueError, "'augmentation' parameter"),
@@ -443,3 +445,59 @@ def test_graphs_need_a_cuda_device(X):
     pretrainer = ContrastivePretrainer(compile="step", max_epochs=1, device="cpu")
     with pytest.raises(ValueError, match=r"compile='step' .* one process on a CUDA"):
         pretrainer.fit(X)
+
+
+class InterruptOnce(Callback):
+    """Stop the process's first training after an epoch, as Ctrl-C does."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch + 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["cosine", "warmup_cosine"])
+def test_goes_on_along_a_schedule(X, tmp_path, optimizer, schedule):
+    def fit(max_epochs=11, **parameters):
+        return ContrastivePretrainer(
+            SimCLR(),
+            optimizer=optimizer,
+            schedule=schedule,
+            lr=1e-3,
+            max_epochs=max_epochs,
+            batch_size=2,
+            random_state=0,
+            **parameters,
+        ).fit(X[:4, :4, :4, :4])
+
+    for epoch in (1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            fit(checkpoint_dir=tmp_path, callbacks=[InterruptOnce(epoch)])
+    resumed = fit(checkpoint_dir=tmp_path)
+    assert [epoch["resumed"] for epoch in resumed.history_] == [True] * 6 + [False] * 5
+    at_once = fit()
+    _assert_same_weights(resumed, at_once)
+    rates = [epoch["event_lr"] for epoch in at_once.history_]
+    assert rates == [epoch["event_lr"] for epoch in resumed.history_]
+    assert max(rates) == 1e-3
+    assert rates[0] == (5e-4 if schedule == "warmup_cosine" else 1e-3)
+    assert 0 < rates[-1] < 1e-4
+    # The rates of the epochs that are done would be others.
+    with pytest.raises(ValueError, match="max_epochs: found 11, expected 12"):
+        fit(max_epochs=12, checkpoint_dir=tmp_path)
+
+
+def test_optimiser_and_schedule_are_part_of_the_identity(X, tmp_path):
+    def fit(**parameters):
+        return ContrastivePretrainer(
+            max_epochs=1, random_state=0, checkpoint_dir=tmp_path, **parameters
+        ).fit(X)
+
+    fit()
+    with pytest.raises(ValueError, match="optimizer: found 'adam', expected 'sgd'"):
+        fit(optimizer="sgd")
+    with pytest.raises(ValueError, match="schedule: found 'constant', expected 'cos"):
+        fit(schedule="cosine")

@@ -220,7 +220,7 @@ def test_json_is_readable(saved):
     assert frozen["encoder"] == {
         "is": "encoder",
         "name": "rb3d",
-        "parameters": {"norm": "group"},
+        "parameters": {"norm": "group", "variant": "gupta2022"},
     }
     assert model["weights"]["sha256"].startswith(weights_in(saved).stem[-16:])
     assert model["provenance"].keys() >= {"date", "torch", "numpy", "python"}

@@ -8,7 +8,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
-from sksubtomo import ContrastivePretrainer, LabelFractionClassifier, RB3DClassifier
+from sksubtomo import (
+    ContrastivePretrainer,
+    LabelFractionClassifier,
+    RB3DClassifier,
+    SelfDistillation,
+)
 
 
 class Recorder(ClassifierMixin, BaseEstimator):
@@ -318,3 +323,29 @@ def test_validation_data_errors(data):
         LabelFractionClassifier(Recorder()).fit(X, y, validation_data=(X, y))
     with pytest.raises(ValueError, match=r"expected a tuple \(X_val, y_val\)"):
         LabelFractionClassifier(SemiRecorder()).fit(X, y, validation_data=X)
+
+
+def test_soft_labels():
+    probabilities = np.array([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    np.testing.assert_allclose(
+        SelfDistillation().soft_labels(probabilities), probabilities
+    )
+    sharp = SelfDistillation(temperature=0.5, weight=2).soft_labels(probabilities)
+    np.testing.assert_allclose(sharp.sum(axis=1), 2)
+    np.testing.assert_allclose(sharp[0, 0] / sharp[0, 1], 4)
+    hard = SelfDistillation(temperature=1e-300).soft_labels(probabilities)
+    np.testing.assert_array_equal(hard, [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0]])
+
+
+def test_hidden_rows_are_what_students_learn_from():
+    X = np.random.default_rng(0).normal(size=(12, 4, 4, 4))
+    classifier = RB3DClassifier(
+        self_training=SelfDistillation(n_views=1, max_epochs=1), max_epochs=1
+    )
+    few = LabelFractionClassifier(classifier, labels_per_class=2, random_state=0)
+    all_ = LabelFractionClassifier(classifier, random_state=0)
+    rounds = [
+        [epoch.get("round") for epoch in model.fit(X, [0, 1] * 6).estimator_.history_]
+        for model in (few, all_)
+    ]
+    assert rounds == [[0, 1], [None]]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
 }
 
+SCHEDULES = ("constant", "cosine", "warmup_cosine")
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -48,7 +52,7 @@ class TrainingOptions:
     batch_size : int
         Volumes a step.
     lr : float
-        Learning rate at the start.
+        Learning rate: throughout, at the start of the cosine, or after the warm-up.
     weight_decay : float
         L2 penalty of the optimiser.
     callbacks : sequence of skorch callbacks or None
@@ -61,8 +65,8 @@ class TrainingOptions:
         Above 0, shows a progress bar.
     optimizer : str
         A key of ``OPTIMIZERS``.
-    cosine_decay : bool
-        Whether the learning rate falls to zero along a cosine, once an epoch.
+    schedule : str
+        How the learning rate changes from epoch to epoch; one of ``SCHEDULES``.
     precision : str
         Of the encoder's arithmetic; one of ``precision.PRECISIONS``.
     """
@@ -76,7 +80,7 @@ class TrainingOptions:
     seed: int
     verbose: int
     optimizer: str = "adam"
-    cosine_decay: bool = False
+    schedule: str = "constant"
     precision: str = "auto"
 
     def net_parameters(
@@ -104,13 +108,6 @@ class TrainingOptions:
             **optimizer_settings(optimizer, device, graphed=graphed),
             "weight_decay": self.weight_decay,
         }
-        callbacks: list[Any] = []
-        if self.cosine_decay:
-            callbacks.append(
-                LRScheduler(
-                    torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.max_epochs
-                )
-            )
         return {
             "max_epochs": self.max_epochs,
             "batch_size": self.batch_size,
@@ -118,9 +115,39 @@ class TrainingOptions:
             "device": str(device),
             "optimizer": optimizer,
             **{f"optimizer__{name}": value for name, value in settings.items()},
-            "callbacks": [*callbacks, *(self.callbacks or ())],
+            "callbacks": [*self._scheduler(), *(self.callbacks or ())],
             "progress": title if self.verbose > 0 else None,
         }
+
+    def _scheduler(self) -> list[LRScheduler]:
+        if self.schedule == "constant":
+            return []
+        if self.schedule == "cosine":
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR
+            return [LRScheduler(cosine, T_max=self.max_epochs)]
+        factor = partial(warm_up_factor, n_epochs=self.max_epochs)
+        return [LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor)]
+
+
+def warm_up_factor(epoch: int, n_epochs: int) -> float:
+    """Return what the learning rate is multiplied by: a ramp, then a cosine.
+
+    Parameters
+    ----------
+    epoch : int
+        Number of the epoch, from 0.
+    n_epochs : int
+        Length of the training; the first tenth, rounded down, is the ramp.
+
+    Returns
+    -------
+    float
+        Above 0 in the first epoch, 1 in the first one after the ramp.
+    """
+    n_ramp = n_epochs // 10
+    if epoch < n_ramp:
+        return (epoch + 1) / (n_ramp + 1)
+    return (1 + math.cos(math.pi * (epoch - n_ramp) / (n_epochs - n_ramp))) / 2
 
 
 def pretrain(
@@ -228,11 +255,12 @@ def _build_view(
 
 def fine_tune(
     volumes: Volumes,
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any],
     *,
     n_classes: int,
     encoder: Any,
     pretrained: nn.Module | None,
+    start: ClassifierNetwork | None = None,
     freeze_encoder: bool,
     standardize_features: bool,
     augmentation: Any,
@@ -240,6 +268,9 @@ def fine_tune(
     validation: tuple[Volumes, npt.NDArray[np.int64]] | None,
     normalizer: Normalizer,
     options: TrainingOptions,
+    encoder_lr: float | None = None,
+    label_smoothing: float = 0.0,
+    average_weights: float | None = None,
 ) -> tuple[ClassifierNetwork, History]:
     """Learn a classifier from labelled volumes.
 
@@ -247,14 +278,18 @@ def fine_tune(
     ----------
     volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         Labelled training volumes.
-    labels : ndarray of shape (n,)
-        Classes, encoded 0 to n_classes - 1.
+    labels : ndarray of shape (n,) or (n, n_classes)
+        Classes, encoded 0 to n_classes - 1, or soft labels: the weight of each class
+        for each volume, float32.
     n_classes : int
         Number of classes.
     encoder : parameter object
         Builds the encoder that the head is put on.
     pretrained : torch.nn.Module or None
         A trained encoder to start from. It is copied, never changed.
+    start : ClassifierNetwork, default=None
+        A whole network to start from, instead of a new head on `pretrained`. It is
+        copied as well.
     freeze_encoder : bool
         Whether only the head is trained.
     standardize_features : bool
@@ -269,6 +304,14 @@ def fine_tune(
         The encoder's.
     options : TrainingOptions
         How to train.
+    encoder_lr : float, default=None
+        Learning rate of the encoder's weights; None is that of the head's.
+    label_smoothing : float, default=0.0
+        The part of each training label that is spread over all classes; soft labels
+        are left as they are.
+    average_weights : float, default=None
+        Decay of the moving average of the weights that is validated and returned; None
+        is no average.
 
     Returns
     -------
@@ -281,21 +324,28 @@ def fine_tune(
     weights_seed, order_seed, view_seed = spawn_seeds(options.seed, 3)
     _, depth, height, width = volumes.shape
     parameters = options.net_parameters("fine-tuning", device)
+    if encoder_lr is not None:
+        # The head first: the callbacks record the learning rate of the first group.
+        groups = [("head.*", {}), ("encoder.*", {"lr": encoder_lr})]
+        parameters["optimizer__param_groups"] = groups
     train_split = None
     if validation is not None:
         parameters["callbacks"] = [KeepBest(), *parameters["callbacks"]]
         train_split = predefined_split(VolumeDataset(*validation))
     with seeded_torch(weights_seed, device), ExitStack() as stack:
-        network = ClassifierNetwork.build(
-            encoder, (depth, height, width), n_classes, pretrained=pretrained
-        )
+        if start is None:
+            network = ClassifierNetwork.build(
+                encoder, (depth, height, width), n_classes, pretrained=pretrained
+            )
+        else:
+            network = copy.deepcopy(start)
         network.freeze_encoder = freeze_encoder
         network.encoder.requires_grad_(not freeze_encoder)
         lay_out(network, device)
         stack.enter_context(
             computing([network.encoder], precision=options.precision, device=device)
         )
-        if standardize_features:
+        if standardize_features and start is None:
             mean, scale = feature_statistics(
                 network.encoder, volumes, normalizer, device
             )
@@ -305,8 +355,10 @@ def fine_tune(
             network,
             criterion=WeightedCrossEntropy,
             criterion__weights=_relative_weights(class_weights, labels),
+            criterion__label_smoothing=label_smoothing,
             train_split=train_split,
             augment=None if augmentation is None else augmentation.build(view_seed),
+            average_weights=average_weights,
             normalizer=normalizer,
             seed=order_seed,
             **parameters,
@@ -423,13 +475,19 @@ class WeightedCrossEntropy(nn.Module):
     ----------
     weights : Tensor of shape (n_classes,) or None
         Class weights; None for equal ones.
+    label_smoothing : float, default=0.0
+        The part of each label that is spread over all classes in training mode. In
+        evaluation mode the loss is that of the labels as they are.
     """
 
     weights: Tensor | None
 
-    def __init__(self, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, weights: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.register_buffer("weights", weights)
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean weighted loss.
@@ -438,22 +496,27 @@ class WeightedCrossEntropy(nn.Module):
         ----------
         logits : Tensor of shape (n, n_classes)
             Unnormalised log-probabilities.
-        labels : Tensor of shape (n,)
-            Encoded classes.
+        labels : Tensor of shape (n,) or (n, n_classes)
+            Encoded classes, or soft labels, which are not smoothed.
 
         Returns
         -------
         Tensor
             Scalar loss.
         """
+        if labels.is_floating_point():
+            return functional.cross_entropy(logits, labels, self.weights)
+        smoothing = self.label_smoothing if self.training else 0.0
         if self.weights is None:
-            return functional.cross_entropy(logits, labels)
-        losses = functional.cross_entropy(logits, labels, reduction="none")
+            return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=smoothing
+        )
         return (self.weights[labels] * losses).mean()
 
 
 def _relative_weights(
-    class_weights: npt.NDArray[np.float64] | None, labels: npt.NDArray[np.int64]
+    class_weights: npt.NDArray[np.float64] | None, labels: npt.NDArray[Any]
 ) -> Tensor | None:
     """Scale the weights so that they average to one over the training volumes.
 
@@ -461,7 +524,11 @@ def _relative_weights(
     """
     if class_weights is None:
         return None
-    relative = class_weights / class_weights[labels].mean()
+    if labels.ndim == 1:
+        mean = class_weights[labels].mean()
+    else:
+        mean = np.average(class_weights, weights=labels.sum(axis=0))
+    relative = class_weights / mean
     return torch.as_tensor(relative, dtype=torch.float32)
 
 

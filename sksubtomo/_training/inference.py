@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from sksubtomo._stored import (
@@ -20,6 +21,7 @@ from sksubtomo._stored import (
     take_rows,
 )
 from sksubtomo._training.batches import Normalizer, read_ahead
+from sksubtomo.augmentation.functional import oriented_views
 
 # Convolutions round differently at different batch sizes. Always the same size for a
 # shape of volumes, the last batch filled up with zeros, makes the output for a volume
@@ -45,6 +47,7 @@ def apply_in_batches(
     centre: npt.ArrayLike = 0.0,
     scale: npt.ArrayLike = 1.0,
     out: Any = None,
+    n_views: int = 1,
 ) -> Any:
     """Return the module's output for every volume.
 
@@ -63,6 +66,9 @@ def apply_in_batches(
     out : array of shape (n, n_outputs), default=None
         Where to write the outputs, block by block: an array, a memory map, or a dataset
         of h5py or Zarr.
+    n_views : int, default=1
+        With more than one, the module's outputs are logits, and what is returned is the
+        mean of their probabilities over so many orientations of each volume.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def apply_in_batches(
     pages = MappedPages(out)
     centre, scale = np.asarray(centre, np.float32), np.asarray(scale, np.float32)
     result, stop = out, 0
-    for features in _apply_to_blocks(module, volumes, normalizer, device):
+    for features in _apply_to_blocks(module, volumes, normalizer, device, n_views):
         outputs = (features - centre) / scale
         if result is None:
             result = np.empty((n, outputs.shape[1]), np.float32)
@@ -124,7 +130,11 @@ def _check_out(out: Any, n: int) -> None:
 
 
 def _apply_to_blocks(
-    module: nn.Module, volumes: Volumes, normalizer: Normalizer, device: torch.device
+    module: nn.Module,
+    volumes: Volumes,
+    normalizer: Normalizer,
+    device: torch.device,
+    n_views: int,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the outputs for block after block."""
     module.to(device).eval()
@@ -150,17 +160,70 @@ def _apply_to_blocks(
     bounds = block_bounds(volumes, size if on_cpu else _BATCHES_A_WAIT * size)
     blocks = read_ahead(read, bounds) if stored or not on_cpu else map(read, bounds)
     for n, block in blocks:
-        yield _apply(module, normalizer, block.to(device, non_blocking=True), size)[:n]
+        batches = block.to(device, non_blocking=True).split(size)
+        yield _apply(module, normalizer, batches, n_views)[:n]
 
 
 @torch.inference_mode()
 def _apply(
-    module: nn.Module, normalizer: Normalizer, volumes: Tensor, size: int
+    module: nn.Module,
+    normalizer: Normalizer,
+    batches: Sequence[Tensor],
+    n_views: int,
 ) -> npt.NDArray[np.float32]:
     """Return the outputs for whole batches."""
-    outputs = [module(normalizer(batch)).float() for batch in volumes.split(size)]
+    if n_views == 1:
+        outputs = [module(normalizer(batch)).float() for batch in batches]
+    else:
+        outputs = [
+            _average_over_views(module, normalizer, batch, n_views) for batch in batches
+        ]
     features: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
     return features
+
+
+def _average_over_views(
+    module: nn.Module, normalizer: Normalizer, batch: Tensor, n_views: int
+) -> Tensor:
+    """Return mean probabilities; one view at a time is in memory."""
+    total = torch.zeros((), device=batch.device)
+    # As in training, volumes are turned inside of the mask. Sums of single terms round
+    # the same wherever in the batch a volume is.
+    for view in oriented_views(normalizer.scale_intensities(batch), n_views):
+        logits = module(normalizer.apply_mask(view))
+        total = total + logits.float().softmax(dim=1)
+    return total / n_views
+
+
+def class_probabilities(
+    module: nn.Module,
+    volumes: Volumes,
+    normalizer: Normalizer,
+    device: torch.device,
+    *,
+    n_views: int = 1,
+) -> npt.NDArray[np.float64]:
+    """Return the probability of each class for each volume.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps (n, 1, depth, height, width) to logits of shape (n, n_classes).
+    volumes, normalizer, device
+        As for `apply_in_batches`.
+    n_views : int, default=1
+        The number of orientations over which probabilities are averaged.
+
+    Returns
+    -------
+    ndarray of shape (n, n_classes)
+        Probabilities; rows sum to one.
+    """
+    outputs = apply_in_batches(module, volumes, normalizer, device, n_views=n_views)
+    outputs = outputs.astype(np.float64)
+    if n_views == 1:
+        return softmax(outputs, axis=1)
+    return outputs / outputs.sum(axis=1, keepdims=True)
 
 
 def feature_statistics(

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -478,6 +478,9 @@ class SupervisedNet(VolumeNet):
         Maps volumes to logits.
     augment : callable or None
         Applied to training batches.
+    average_weights : float or None
+        Decay of the moving average of the weights that the module has whenever it is
+        not being trained; None is no average.
     **kwargs
         As for :class:`VolumeNet`.
     """
@@ -487,10 +490,54 @@ class SupervisedNet(VolumeNet):
         module: nn.Module,
         *,
         augment: Callable[[Tensor], Tensor] | None,
+        average_weights: float | None = None,
         **kwargs: Any,
     ) -> None:
         self.augment = augment
+        self.averages = None
+        if average_weights is not None:
+            self.averages = WeightAverages(module, average_weights)
         super().__init__(module, **kwargs)
+
+    def run_single_epoch(
+        self, iterator: BatchLoader | None, training: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        """Run one epoch; before and after it, the module has the averaged weights.
+
+        Parameters
+        ----------
+        iterator : BatchLoader or None
+            The batches.
+        training : bool
+            Whether this is the training part.
+        *args, **kwargs
+            As for :meth:`VolumeNet.run_single_epoch`.
+        """
+        aside: AbstractContextManager[None] = nullcontext()
+        if training and self.averages is not None:
+            aside = self.averages.put_aside()
+        with aside:
+            super().run_single_epoch(iterator, training, *args, **kwargs)
+
+    def train_step(self, batch: tuple[Part, Tensor], **fit_params: Any) -> Any:
+        """Take an optimisation step, and average the weights.
+
+        Parameters
+        ----------
+        batch : tuple of Part and Tensor
+            Volumes and labels.
+        **fit_params
+            Unused.
+
+        Returns
+        -------
+        dict
+            The "loss", and the logits as "y_pred".
+        """
+        step = super().train_step(batch, **fit_params)
+        if self.averages is not None:
+            self.averages.update()
+        return step
 
     def infer(self, x: Part, **fit_params: Any) -> Tensor:
         """Return the logits of a batch.
@@ -552,6 +599,60 @@ class SupervisedNet(VolumeNet):
             correct = step["y_pred"].argmax(1) == batch[1]
             measured["acc"] = correct.float().mean()
         return measured
+
+
+class WeightAverages:
+    """Exponential moving averages of a module's weights over the steps of a training.
+
+    Running statistics of normalisations are averaged as weights are. The module has
+    the averages, but for where they are put aside; both swap places, so that callbacks
+    and optimisers meet one and the same module.
+
+    The averages begin with the weights after the first step, and while `decay` would
+    remember more than the last tenth or so of the steps, they forget faster: the
+    n-th step counts 9 / (n + 8) at least.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Already on its device; changed in place.
+    decay : float
+        Between 0 and 1: what the averages so far count in each step.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._n_steps = 0
+        tensors = (*module.parameters(), *module.buffers())
+        self._in_module = [tensor for tensor in tensors if tensor.is_floating_point()]
+        self._aside = [tensor.detach().clone() for tensor in self._in_module]
+
+    @contextmanager
+    def put_aside(self) -> Iterator[None]:
+        """Let the module have the weights that are being trained, inside.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average the weights of one more step in, inside of `put_aside`."""
+        forgotten = 1 - min(self.decay, self._n_steps / (self._n_steps + 9))
+        for average, trained in zip(self._aside, self._in_module, strict=True):
+            average.lerp_(trained, forgotten)
+        self._n_steps += 1
+
+    def _swap(self) -> None:
+        for index, tensor in enumerate(self._in_module):
+            self._aside[index], tensor.data = tensor.data, self._aside[index]
 
 
 class KeepBest(Callback):

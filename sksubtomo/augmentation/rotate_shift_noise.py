@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from numbers import Real
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,13 @@ from sksubtomo.augmentation.missing_wedge import (
     estimate_tilt_ranges,
     wedge_masks,
 )
+
+# Which of the axes z, y and x are reversed: two of them are a half turn about the third.
+_MIRRORS = list(product((False, True), repeat=3))
+_FLIPS = {
+    "half_turns": [axes for axes in _MIRRORS if sum(axes) % 2 == 0],
+    "mirrors": _MIRRORS,
+}
 
 
 class RotateShiftNoise(BaseEstimator):
@@ -67,6 +75,12 @@ class RotateShiftNoise(BaseEstimator):
         none. None leaves Fourier space alone.
     tilt_axis : {"y", "x"}, default="y"
         The tilt axis in the volumes, where `wedge` is given; the beam runs along z.
+    flips : {"half_turns", "mirrors"} or None, default=None
+        What every view goes through first, without interpolation, those included that
+        are not rotated: one of the half turns about the axes, or also reflections in
+        their planes, all equally likely. Both leave the wedge of a tilt range that is
+        symmetric about zero where it is. The mirror image of a complex is another
+        object, which at a resolution of 20 angstroms hardly shows.
 
     See Also
     --------
@@ -95,6 +109,7 @@ class RotateShiftNoise(BaseEstimator):
         "contrast": [Interval(Real, 0, None, closed="left")],
         "wedge": [StrOptions({"estimate"}), tuple, list, None],
         "tilt_axis": [StrOptions({"x", "y"})],
+        "flips": [StrOptions(set(_FLIPS)), None],
     }
 
     def __init__(
@@ -106,6 +121,7 @@ class RotateShiftNoise(BaseEstimator):
         contrast: float = 0.0,
         wedge: tuple[float, float] | Literal["estimate"] | None = None,
         tilt_axis: TiltAxis = "y",
+        flips: Literal["half_turns", "mirrors"] | None = None,
     ) -> None:
         self.rotate = rotate
         self.max_translation = max_translation
@@ -114,6 +130,7 @@ class RotateShiftNoise(BaseEstimator):
         self.contrast = contrast
         self.wedge = wedge
         self.tilt_axis = tilt_axis
+        self.flips = flips
 
     def build(self, seed: int) -> RotateShiftNoiseSampler:
         """Build a sampler of views.
@@ -147,6 +164,7 @@ class RotateShiftNoise(BaseEstimator):
             contrast=self.contrast,
             wedge=wedge,
             tilt_axis=self.tilt_axis,
+            flips=self.flips,
         )
 
 
@@ -165,6 +183,8 @@ class RotateShiftNoiseSampler(ViewSampler):
         Tilts in degrees.
     tilt_axis : {"y", "x"}
         The tilt axis.
+    flips : {"half_turns", "mirrors"} or None
+        As in `RotateShiftNoise`.
     """
 
     def __init__(
@@ -178,6 +198,7 @@ class RotateShiftNoiseSampler(ViewSampler):
         contrast: float,
         wedge: tuple[float, float] | Literal["estimate"] | None,
         tilt_axis: TiltAxis,
+        flips: Literal["half_turns", "mirrors"] | None,
     ) -> None:
         super().__init__(seed)
         self.rotate = rotate
@@ -187,13 +208,14 @@ class RotateShiftNoiseSampler(ViewSampler):
         self.contrast = contrast
         self.wedge = wedge
         self.tilt_axis = tilt_axis
+        self.flips = flips
 
     def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
         """Draw one view of every volume."""
         rows = slice(start, start + len(volumes))
         n = n or rows.stop
         matrices = self.draw(n, *volumes.shape[2:])[rows]
-        views = resample(volumes, matrices)
+        views = resample(self._flip(volumes, rows, n), matrices)
         # Of the volume, not of the view, from which interpolation and empty corners
         # have taken a part that differs from draw to draw.
         std = volumes.new_zeros(0)
@@ -217,6 +239,17 @@ class RotateShiftNoiseSampler(ViewSampler):
             factors = (self.contrast * self._uniform(n)).exp()
             views = views * per_volume(factors[rows], views)
         return views
+
+    def _flip(self, volumes: Tensor, rows: slice, n: int) -> Tensor:
+        """Flip each volume along a random choice of axes."""
+        if self.flips is None:
+            return volumes
+        choices = torch.tensor(_FLIPS[self.flips])
+        drawn = torch.randint(len(choices), (n,), generator=self._generator)[rows]
+        for axis, is_flipped in zip((2, 3, 4), choices[drawn].T, strict=True):
+            is_flipped = per_volume(is_flipped, volumes)
+            volumes = torch.where(is_flipped, volumes.flip(axis), volumes)
+        return volumes
 
     def _masks(self, volumes: Tensor) -> Tensor:
         """Return what the tilt series of each volume measures, or of all in one row."""

@@ -230,3 +230,39 @@ def test_a_complete_tilt_range_changes_nothing():
     plain = RotateShiftNoise().build(3)(volumes)
     masked = RotateShiftNoise(wedge=(-90, 90)).build(3)(volumes)
     torch.testing.assert_close(masked, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("flips", "n_choices"), [("half_turns", 4), ("mirrors", 8)])
+def test_flips_are_exact_and_equally_likely(flips, n_choices):
+    volume = torch.randn(1, 1, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    sampler = RotateShiftNoise(p_rigid=0, noise=0, flips=flips).build(0)
+    views = sampler(volume.expand(400, 1, 6, 7, 8))
+    flipped = {
+        axes: volume[0].flip([axis + 1 for axis in axes])
+        for axes in [(), (1, 2), (0, 2), (0, 1), (0,), (1,), (2,), (0, 1, 2)]
+    }
+    counts = {
+        axes: sum(torch.allclose(view, expected, atol=1e-5) for view in views)
+        for axes, expected in flipped.items()
+    }
+    chosen = list(counts.values())[:n_choices]
+    assert sum(chosen) == 400
+    expected = 400 / n_choices
+    assert all(abs(count - expected) < 4 * expected**0.5 for count in chosen)
+
+
+def test_flips_keep_the_wedge_of_volumes_that_stay():
+    noise = torch.randn(20, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    volumes = apply_masks(noise, wedge_masks((12,) * 3, torch.tensor([[-60.0, 60.0]])))
+    views = RotateShiftNoise(p_rigid=0, noise=0, flips="mirrors").build(0)(volumes)
+    assert (
+        missing_power(views, (-60, 60)).max()
+        < 1.1 * missing_power(volumes, (-60, 60)).max()
+    )
+
+
+def test_flips_of_rows_are_those_of_the_batch():
+    volumes = torch.randn(9, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    whole = RotateShiftNoise(flips="half_turns").build(3)(volumes)
+    part = RotateShiftNoise(flips="half_turns").build(3)(volumes[4:7], start=4, n=9)
+    torch.testing.assert_close(part, whole[4:7])

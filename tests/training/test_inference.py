@@ -8,7 +8,12 @@ from torch import nn
 from sksubtomo._stored import StoredVolumes
 from sksubtomo._training import inference
 from sksubtomo._training.batches import Normalizer
-from sksubtomo._training.inference import apply_in_batches, feature_statistics
+from sksubtomo._training.inference import (
+    apply_in_batches,
+    class_probabilities,
+    feature_statistics,
+)
+from sksubtomo.augmentation.functional import oriented_views
 from sksubtomo.networks import RB3D
 
 CPU = torch.device("cpu")
@@ -151,3 +156,33 @@ def test_constant_features_have_scale_one(volumes):
     nn.init.zeros_(module[1].weight)
     _, scale = feature_statistics(module, volumes, Normalizer(), CPU)
     assert scale == 1
+
+
+def test_probabilities_are_averaged_over_orientations(volumes, stored, module):
+    normalizer = Normalizer.fit(volumes, "volume", "sphere")
+    views = oriented_views(
+        normalizer.scale_intensities(torch.from_numpy(volumes)[:, None]), 3
+    )
+    with torch.no_grad():
+        each = [module(normalizer.apply_mask(view)).softmax(1) for view in views]
+    averaged = class_probabilities(module, volumes, normalizer, CPU, n_views=3)
+    np.testing.assert_allclose(averaged, torch.stack(each).mean(0), atol=1e-5)
+    np.testing.assert_allclose(averaged.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_array_equal(
+        class_probabilities(module, stored, normalizer, CPU, n_views=3), averaged
+    )
+    single = class_probabilities(module, volumes, normalizer, CPU)
+    np.testing.assert_allclose(single, each[0], atol=1e-5)
+    np.testing.assert_allclose(single.sum(axis=1), 1, atol=1e-12)
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_probability_does_not_depend_on_the_others(volumes):
+    # One view more than there are exact rotations of such a volume.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = RB3D(norm="group").build(SHAPE)
+    whole = class_probabilities(module, volumes, Normalizer(), CPU, n_views=5)
+    for rows in ([3], [69, 3, 3], range(5, 40)):
+        some = class_probabilities(module, volumes[rows], Normalizer(), CPU, n_views=5)
+        np.testing.assert_array_equal(some, whole[rows])
