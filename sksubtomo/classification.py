@@ -28,6 +28,7 @@ from sksubtomo._training.fitting import (
     SCHEDULES,
     ClassifierNetwork,
     TrainingOptions,
+    enough_epochs,
     fine_tune,
 )
 from sksubtomo._training.inference import class_probabilities
@@ -64,8 +65,9 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         changed. The network and the normalisation of intensities come from the
         pretrainer, whose own parameters are not changed either.
     encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, default=None
-        The network: a name or an object such as ``RB3D(norm="group")``. None is
-        RB3D as published. With a pretrainer the network is the pretrainer's, and an
+        The network: a name or an object such as ``RB3D(norm=None)``, RB3D as
+        published. None is the network of the classifier's name, of RB3D the one with
+        ``norm="group"``. With a pretrainer the network is the pretrainer's, and an
         encoder of another family is an error.
     freeze_encoder : bool, default=False
         Whether to train the linear head only (the linear probe).
@@ -85,8 +87,10 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         As for the pretrainer; ignored if there is one.
     augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, default=None
         Applied to training batches; None for no augmentation.
-    max_epochs : int, default=50
-        Passes over the labelled volumes.
+    max_epochs : int or "auto", default=50
+        Passes over the labelled volumes. "auto" is 50, and with few volumes as many as
+        make 2,000 steps: with an `augmentation`, which shows each volume anew in every
+        pass, many passes over few volumes teach more than few.
     batch_size : int, default=16
         Volumes in a step.
     optimizer : {"adam", "adamw", "sgd"}, default="adam"
@@ -204,7 +208,10 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         "normalize": [StrOptions({"dataset", "volume"}), None],
         "mask": [StrOptions({"sphere"}), None],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build"), None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [StrOptions(set(OPTIMIZERS))],
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -378,7 +385,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
             pretrained = self.pretrainer_.encoder_
 
         options = TrainingOptions(
-            max_epochs=self.max_epochs,
+            max_epochs=self._n_epochs(len(train)),
             batch_size=self.batch_size,
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -419,10 +426,16 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         self.n_iter_ = len(self.history_)
         return self
 
+    def _n_epochs(self, n_volumes):
+        if self.max_epochs == "auto":
+            return enough_epochs(n_volumes, self.batch_size)
+        return self.max_epochs
+
     def _distill(self, train_network, volumes, labels, options):
         """Replace the network by students; the labelled volumes are the first ones."""
         settings = self.self_training
-        options = replace(options, max_epochs=settings.max_epochs or options.max_epochs)
+        max_epochs = settings.max_epochs or self._n_epochs(len(volumes))
+        options = replace(options, max_epochs=max_epochs)
         device = resolve_device(self.device)
         history = [{**epoch, "round": 0} for epoch in self.history_]
         known = np.eye(len(self.classes_))[labels]
@@ -498,7 +511,7 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
                 f"other encoders."
             )
         if self.pretrainer is None:
-            return given or (self._encoder_family or RB3D)(), None
+            return given or self._default_encoder(), None
         source = self.pretrainer
         if isinstance(source, FrozenEstimator):
             source = source.estimator
@@ -517,13 +530,18 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
                     UserWarning,
                     stacklevel=3,
                 )
-            encoder = resolve(source.encoder, ENCODERS, "encoder")
+            encoder = source._resolve_encoder()
         if family is not None and not isinstance(encoder, family):
             raise ValueError(
                 f"{name} has an encoder of the family {family.__name__}, but its "
                 f"pretrainer has encoder={encoder!r}; the two must be of one family."
             )
         return encoder, source
+
+    def _default_encoder(self):
+        if self._encoder_family in (None, RB3D):
+            return RB3D(norm="group")
+        return self._encoder_family()
 
     def _given_shape(self, source):
         if self.volume_shape is not None or source is None:

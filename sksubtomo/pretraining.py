@@ -22,7 +22,13 @@ from sksubtomo._stored import digest
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.checkpoints import Checkpoints
 from sksubtomo._training.distribution import agree, check_same, join_processes
-from sksubtomo._training.fitting import OPTIMIZERS, SCHEDULES, TrainingOptions, pretrain
+from sksubtomo._training.fitting import (
+    OPTIMIZERS,
+    SCHEDULES,
+    TrainingOptions,
+    enough_epochs,
+    pretrain,
+)
 from sksubtomo._training.inference import apply_in_batches, feature_statistics
 from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
@@ -34,7 +40,7 @@ from sksubtomo._training.runtime import (
 from sksubtomo._volumes import check_fit_volumes, check_predict_volumes
 from sksubtomo.augmentation import AUGMENTATIONS
 from sksubtomo.contrastive import METHODS
-from sksubtomo.networks import ENCODERS
+from sksubtomo.networks import ENCODERS, RB3D
 
 _COMPARED_VOLUMES = 16
 
@@ -57,18 +63,20 @@ class ContrastivePretrainer(
 
     Parameters
     ----------
-    method : {"simclr", "moco", "swav", "byol", "vicreg"} or object, default="moco"
+    method : {"simclr", "moco", "swav", "byol", "vicreg"} or object, \
+            default="simclr"
         What is optimised: a name, which stands for the object with its defaults,
         or an object such as ``MoCo(queue_size=64)``, whose parameters a search
         reaches as ``method__queue_size``.
     encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, \
-            default="rb3d"
-        The network: a name or an object such as ``RB3D(norm="group")``.
+            default=None
+        The network: a name or an object such as ``ResNet3D(n_blocks=2)``. None is
+        ``RB3D(norm="group")``.
     augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, \
-            default="crop_affine"
-        How views are drawn: a name or an object. "crop_affine" is the paper's
-        augmentation in the plane; "rotate_shift_noise" rotates in three
-        dimensions, which teaches more where particles lie in all orientations.
+            default="rotate_shift_noise"
+        How views are drawn: a name or an object. "rotate_shift_noise" rotates in three
+        dimensions, which teaches more where particles lie in all orientations;
+        "crop_affine" is the paper's augmentation in the plane.
     volume_shape : tuple of int, default=None
         Depth, height and width in voxels of the volumes that flat rows stand for.
         By default a row whose length is a cube is a cubic volume, and any other
@@ -84,15 +92,17 @@ class ContrastivePretrainer(
         and volumes and views are multiplied by it. Its edge falls along half a cosine
         from 0.65 to 1 times the radius, so particles should not be larger than two
         thirds of the box.
-    max_epochs : int, default=200
-        Passes over the data.
-    batch_size : int, default=16
+    max_epochs : int or "auto", default="auto"
+        Passes over the data. "auto" is 50, and with few volumes as many as make 2,000
+        steps.
+    batch_size : int, default=64
         Volumes in a step.
     optimizer : {"adam", "adamw", "sgd"}, default="adam"
         The optimiser; "sgd" has momentum 0.9.
-    lr : float, default=1e-4
+    lr : float, default=1e-3
         Learning rate, of which `schedule` is a course.
-    schedule : {"constant", "cosine", "warmup_cosine"}, default="constant"
+    schedule : {"constant", "cosine", "warmup_cosine"}, \
+            default="warmup_cosine"
         How the learning rate changes from epoch to epoch: not at all, from `lr` to zero
         along a cosine, or up to `lr` in equal steps over the first tenth of the epochs,
         and then so.
@@ -175,12 +185,15 @@ class ContrastivePretrainer(
 
     _parameter_constraints: dict = {
         "method": [StrOptions(set(METHODS)), HasMethods("build")],
-        "encoder": [StrOptions(set(ENCODERS)), HasMethods("build")],
+        "encoder": [StrOptions(set(ENCODERS)), HasMethods("build"), None],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build")],
         "volume_shape": ["array-like", None],
         "normalize": [StrOptions({"dataset", "volume"}), None],
         "mask": [StrOptions({"sphere"}), None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [StrOptions(set(OPTIMIZERS))],
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -198,18 +211,18 @@ class ContrastivePretrainer(
 
     def __init__(
         self,
-        method="moco",
+        method="simclr",
         *,
-        encoder="rb3d",
-        augmentation="crop_affine",
+        encoder=None,
+        augmentation="rotate_shift_noise",
         volume_shape=None,
         normalize="dataset",
         mask=None,
-        max_epochs=200,
-        batch_size=16,
+        max_epochs="auto",
+        batch_size=64,
         optimizer="adam",
-        lr=1e-4,
-        schedule="constant",
+        lr=1e-3,
+        schedule="warmup_cosine",
         weight_decay=1e-4,
         callbacks=None,
         checkpoint_dir=None,
@@ -273,9 +286,12 @@ class ContrastivePretrainer(
             self, X, volume_shape=self.volume_shape, min_volumes=2
         )
         # Kept apart from the parameter, which set_params may change after fit.
-        self._fitted_encoder = resolve(self.encoder, ENCODERS, "encoder")
+        self._fitted_encoder = self._resolve_encoder()
         method = resolve(self.method, METHODS, "method")
         augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
+        max_epochs = self.max_epochs
+        if max_epochs == "auto":
+            max_epochs = enough_epochs(len(volumes), self.batch_size)
         processes = join_processes(device)
         seed = agree(draw_seed(self.random_state))
         # Without a random_state every fit is another, and goes on all the same.
@@ -298,13 +314,13 @@ class ContrastivePretrainer(
                 "random_state": given,
             }
             # The learning rates of all epochs depend on how many there are.
-            | ({} if self.schedule == "constant" else {"max_epochs": self.max_epochs})
+            | ({} if self.schedule == "constant" else {"max_epochs": max_epochs})
         )
         if processes.size > 1:
             # A few volumes give away that processes read different files.
             step = -(-len(volumes) // _COMPARED_VOLUMES)
             run = {
-                "max_epochs": self.max_epochs,
+                "max_epochs": max_epochs,
                 "compile": self.compile,
                 "checkpoint_dir": self.checkpoint_dir and str(self.checkpoint_dir),
             }
@@ -319,7 +335,7 @@ class ContrastivePretrainer(
                 augmentation=augmentation,
                 normalizer=self.normalizer_,
                 options=TrainingOptions(
-                    max_epochs=self.max_epochs,
+                    max_epochs=max_epochs,
                     batch_size=self.batch_size,
                     lr=self.lr,
                     weight_decay=self.weight_decay,
@@ -386,6 +402,11 @@ class ContrastivePretrainer(
                 scale=self.embedding_scale_,
                 out=out,
             )
+
+    def _resolve_encoder(self):
+        if self.encoder is None:
+            return RB3D(norm="group")
+        return resolve(self.encoder, ENCODERS, "encoder")
 
     def _open_checkpoints(self, parameters, volumes, processes):
         if self.checkpoint_dir is None:

@@ -64,7 +64,8 @@ class SelfDistillation(BaseEstimator):
         are averaged, as by `test_views`.
     max_epochs : int, default=None
         Passes of a student over all rows; None is the classifier's `max_epochs`, of
-        which each is longer than over the labelled rows alone.
+        which each is longer than over the labelled rows alone, or for "auto" what that
+        is for all rows.
     from_teacher : bool, default=False
         Whether a student starts from the teacher's weights, instead of where the
         teacher itself started.

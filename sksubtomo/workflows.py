@@ -31,7 +31,6 @@ from sksubtomo._saving import SavedModelMixin, check_model_folder, check_saveabl
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.distribution import is_main
 from sksubtomo.classification import RB3DClassifier, SubtomogramClassifier
-from sksubtomo.contrastive import SimCLR
 from sksubtomo.io import (
     Subtomograms,
     list_references,
@@ -44,9 +43,8 @@ from sksubtomo.io.labels import shorten
 from sksubtomo.io.particles import find_image
 from sksubtomo.io.star import StarFile, format_values
 from sksubtomo.io.volumes import open_subtomograms
-from sksubtomo.networks import RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
-from sksubtomo.study.settings import StudySettings
+from sksubtomo.recipes import recommended
 
 PathLike = str | Path
 Source = PathLike | Sequence[Any] | Subtomograms
@@ -66,9 +64,7 @@ _MAX_INTENSITY_VOLUMES = 32
 def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
     """Return the pretrainer that the workflows use unless they are given another.
 
-    SimCLR with views in three dimensions, and the learning rate, batches and epochs of
-    the :ref:`study <study>`, in which it was best on real structures; RB3D with group
-    normalisation.
+    That of :func:`~sksubtomo.recipes.recommended`, with a seed of 0.
 
     Parameters
     ----------
@@ -86,26 +82,15 @@ def default_pretrainer(**parameters: Any) -> ContrastivePretrainer:
     >>> default_pretrainer(max_epochs=20).encoder
     RB3D(norm='group')
     """
-    settings = StudySettings()
-    pretrainer = ContrastivePretrainer(
-        SimCLR(),
-        encoder=RB3D(norm="group"),
-        augmentation=settings.views,
-        mask="sphere",
-        max_epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        random_state=0,
-    )
+    pretrainer: ContrastivePretrainer = default_classifier().pretrainer
     return pretrainer.set_params(**parameters)
 
 
 def default_classifier(**parameters: Any) -> RB3DClassifier:
     """Return the classifier that the workflows use unless they are given another.
 
-    It pretrains with `default_pretrainer` on all particles and fine-tunes with the
-    defaults of :class:`~sksubtomo.RB3DClassifier` on the labelled ones.
+    That of :func:`~sksubtomo.recipes.recommended`, with seeds of 0. It pretrains on all
+    particles and is fine-tuned on the labelled ones.
 
     Parameters
     ----------
@@ -125,7 +110,7 @@ def default_classifier(**parameters: Any) -> RB3DClassifier:
     >>> classifier.max_epochs, classifier.pretrainer.max_epochs
     (20, 100)
     """
-    classifier = RB3DClassifier(default_pretrainer(), random_state=0)
+    classifier = recommended(random_state=0, pretrainer__random_state=0)
     return classifier.set_params(**parameters)
 
 

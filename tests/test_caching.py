@@ -65,7 +65,7 @@ def test_key_is_of_parameters_and_values(volumes, tmp_path):
     assert other(verbose=1, checkpoint_dir="here") == key
     assert other(device=torch.device("cpu")) == other(device="cpu")
     changed = {
-        "lr": 1e-3,
+        "lr": 1e-2,
         "random_state": 1,
         "method__queue_size": 64,
         "max_epochs": 3,

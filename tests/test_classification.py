@@ -810,3 +810,16 @@ def test_other_families(classifier_class, family):
     )
     with pytest.raises(ValueError, match=f"of the family {family.__name__}, but"):
         classifier_class(encoder="rb3d").fit(X, y)
+
+
+def test_auto_epochs_make_enough_steps_of_few_volumes(monkeypatch):
+    monkeypatch.setattr(fitting, "_ENOUGH_EPOCHS", 2)
+    monkeypatch.setattr(fitting, "_ENOUGH_STEPS", 6)
+    X, y = make_bars()
+    classifier = RB3DClassifier(max_epochs="auto", batch_size=4, random_state=0)
+    assert classifier.fit(X[:8], y[:8]).n_iter_ == 3
+    assert classifier.fit(X, y).n_iter_ == 2
+    y[8:] = -1
+    classifier.set_params(self_training=SelfDistillation(n_views=1), unlabeled=-1)
+    rounds = [epoch["round"] for epoch in classifier.fit(X, y).history_]
+    assert rounds == [0, 0, 0, 1, 1]

@@ -52,7 +52,7 @@ def test_an_object_is_copied():
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("byol", ValueError, r"method='byol' is not known; expected one of \['moco'"),
+        ("dino", ValueError, r"method='dino' is not known; expected one of \['byol'"),
         (MoCo, TypeError, r"method is the class MoCo.*such as MoCo\(\)"),
         (3, TypeError, "method is 3 of type int"),
     ],

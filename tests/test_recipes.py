@@ -4,8 +4,7 @@ from sklearn.base import clone
 
 from sksubtomo import RB3DClassifier
 from sksubtomo.augmentation import CropAffine
-from sksubtomo.networks import RB3D
-from sksubtomo.recipes import gupta2022
+from sksubtomo.recipes import gupta2022, recommended
 
 
 def test_the_papers_settings():
@@ -27,14 +26,24 @@ def test_the_papers_settings():
         "pretrainer__method__queue_size": 128,
         "pretrainer__method__momentum": 0.999,
         "pretrainer__method__temperature": 0.2,
-        "pretrainer__encoder": "rb3d",
-        "pretrainer__augmentation": "crop_affine",
+        "pretrainer__optimizer": "adam",
+        "pretrainer__schedule": "constant",
+        "pretrainer__mask": None,
+        "pretrainer__normalize": "dataset",
+        "schedule": "cosine",
+        "encoder_lr": None,
+        "label_smoothing": 0.0,
+        "average_weights": None,
+        "test_views": 1,
+        "self_training": None,
     }
     parameters = classifier.get_params()
     assert {name: parameters[name] for name in expected} == expected
-    # What the two names stand for.
-    assert RB3D().get_params() == {"norm": None}
-    assert CropAffine().get_params() == {
+    network = {"norm": None, "variant": "gupta2022"}
+    assert classifier.encoder.get_params() == network
+    assert classifier.pretrainer.encoder.get_params() == network
+    assert type(classifier.pretrainer.augmentation) is CropAffine
+    assert classifier.pretrainer.augmentation.get_params() == {
         "p_crop": 0.5,
         "crop_scale": (0.5, 1.0),
         "p_affine": 0.5,
@@ -70,3 +79,37 @@ def test_errors():
         gupta2022(data="noble")
     with pytest.raises(ValueError, match="Invalid parameter"):
         gupta2022(epochs=3)
+
+
+def test_recommended_is_what_was_measured():
+    parameters = recommended().get_params()
+    expected = {
+        "pretrainer__encoder__norm": "group",
+        "pretrainer__augmentation__wedge": "estimate",
+        "pretrainer__augmentation__flips": "mirrors",
+        "pretrainer__mask": "sphere",
+        "pretrainer__schedule": "warmup_cosine",
+        "augmentation__wedge": "estimate",
+        "max_epochs": "auto",
+        "test_views": 4,
+    }
+    assert {name: parameters[name] for name in expected} == expected
+    changed = recommended(max_epochs=3, pretrainer__max_epochs=4, random_state=5)
+    found = (changed.max_epochs, changed.pretrainer.max_epochs, changed.random_state)
+    assert found == (3, 4, 5)
+
+
+def test_recommended_learns_from_few_labels():
+    generator = np.random.default_rng(0)
+    X = generator.normal(scale=0.3, size=(60, 8, 8, 8)).astype(np.float32)
+    # A ball and a ring, centred, as many as fit into the sphere.
+    z, y, x = np.mgrid[:8, :8, :8] - 3.5
+    radius = np.sqrt(x**2 + y**2)
+    X[::2] += 2 * (np.sqrt(radius**2 + z**2) < 2)
+    X[1::2] += 2 * ((abs(radius - 2.5) < 0.8) & (abs(z) < 1))
+    labels = np.full(60, -1)
+    labels[:6] = [0, 1] * 3
+    classifier = recommended(
+        unlabeled=-1, max_epochs=15, pretrainer__max_epochs=5, random_state=0
+    )
+    assert classifier.fit(X, labels).score(X[6:], [0, 1] * 27) > 0.8

@@ -19,7 +19,7 @@ from sksubtomo.io import (
     write_volume,
     write_volume_stack,
 )
-from sksubtomo.study import StudySettings
+from sksubtomo.recipes import recommended
 from sksubtomo.workflows import (
     classify_particles,
     default_classifier,
@@ -88,14 +88,11 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_defaults_are_the_study_s_best():
-    settings = StudySettings()
-    pretrainer = default_classifier().pretrainer
-    assert repr(pretrainer) == repr(default_pretrainer())
-    assert pretrainer.method.__class__.__name__ == "SimCLR"
-    assert pretrainer.encoder.norm == "group"
-    assert repr(pretrainer.augmentation) == repr(settings.views)
-    assert (pretrainer.lr, pretrainer.max_epochs) == (settings.lr, settings.epochs)
+def test_defaults_are_the_recommended_recipe():
+    classifier = default_classifier()
+    expected = recommended(random_state=0, pretrainer__random_state=0)
+    assert repr(classifier) == repr(expected)
+    assert repr(default_pretrainer()) == repr(expected.pretrainer)
     assert default_pretrainer(max_epochs=3).max_epochs == 3
     assert default_classifier(pretrainer__lr=1.0).pretrainer.lr == 1
 

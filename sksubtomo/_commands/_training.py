@@ -83,7 +83,7 @@ def add_training(command: argparse.ArgumentParser) -> Any:
     """
     group = command.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=int, metavar="N", help="epochs of pretraining (default: 70)"
+        "--epochs", type=int, metavar="N", help="epochs of pretraining (default: auto)"
     )
     group.add_argument(
         "--seed",

@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
         "--fine-tune-epochs",
         type=int,
         metavar="N",
-        help="epochs of fine-tuning (default: 50)",
+        help="epochs of fine-tuning (default: auto)",
     )
     group.add_argument(
         "--encoder",

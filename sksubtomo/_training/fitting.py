@@ -38,6 +38,11 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
 }
 
+# A pass over a few labelled volumes is a few steps, in which nothing is learned. With
+# random views a volume is a new one in every pass, and many passes do no harm.
+_ENOUGH_EPOCHS = 50
+_ENOUGH_STEPS = 2000
+
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
 
 
@@ -127,6 +132,30 @@ class TrainingOptions:
             return [LRScheduler(cosine, T_max=self.max_epochs)]
         factor = partial(warm_up_factor, n_epochs=self.max_epochs)
         return [LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor)]
+
+
+def enough_epochs(n_volumes: int, batch_size: int) -> int:
+    """Return how long to train on few volumes or on many.
+
+    Parameters
+    ----------
+    n_volumes : int
+        Volumes in an epoch.
+    batch_size : int
+        Volumes in a step.
+
+    Returns
+    -------
+    int
+        50 epochs, or as many as make 2,000 steps.
+
+    Examples
+    --------
+    >>> enough_epochs(50, batch_size=16), enough_epochs(5000, batch_size=16)
+    (500, 50)
+    """
+    n_steps = -(-n_volumes // batch_size)
+    return max(_ENOUGH_EPOCHS, -(-_ENOUGH_STEPS // n_steps))
 
 
 def warm_up_factor(epoch: int, n_epochs: int) -> float:

@@ -26,7 +26,7 @@ from sksubtomo.augmentation.missing_wedge import (
     wedge_masks,
 )
 
-# Which of the axes z, y and x are reversed: two of them are a half turn about the third.
+# Which of z, y and x are reversed: two of them are a half turn about the third axis.
 _MIRRORS = list(product((False, True), repeat=3))
 _FLIPS = {
     "half_turns": [axes for axes in _MIRRORS if sum(axes) % 2 == 0],
@@ -66,7 +66,7 @@ class RotateShiftNoise(BaseEstimator):
         Largest change of contrast: each view is multiplied by ``exp(u)``, u uniform
         between ``-contrast`` and `contrast`. Zero stays zero, so volumes should have a
         mean near zero, as normalised ones have.
-    wedge : (float, float), "estimate" or None, default=None
+    wedge : (float, float), "estimate" or None, default="estimate"
         Smallest and largest tilt of the tilt series in degrees, within [-90, 90]: what
         they do not measure is taken out of rotated and shifted views. The noise passes
         the same wedge in all views, as that of a tomogram does, and then has the
@@ -75,7 +75,7 @@ class RotateShiftNoise(BaseEstimator):
         none. None leaves Fourier space alone.
     tilt_axis : {"y", "x"}, default="y"
         The tilt axis in the volumes, where `wedge` is given; the beam runs along z.
-    flips : {"half_turns", "mirrors"} or None, default=None
+    flips : {"half_turns", "mirrors"} or None, default="mirrors"
         What every view goes through first, without interpolation, those included that
         are not rotated: one of the half turns about the axes, or also reflections in
         their planes, all equally likely. Both leave the wedge of a tilt range that is
@@ -119,9 +119,9 @@ class RotateShiftNoise(BaseEstimator):
         noise: float = 0.3,
         p_rigid: float = 0.7,
         contrast: float = 0.0,
-        wedge: tuple[float, float] | Literal["estimate"] | None = None,
+        wedge: tuple[float, float] | Literal["estimate"] | None = "estimate",
         tilt_axis: TiltAxis = "y",
-        flips: Literal["half_turns", "mirrors"] | None = None,
+        flips: Literal["half_turns", "mirrors"] | None = "mirrors",
     ) -> None:
         self.rotate = rotate
         self.max_translation = max_translation

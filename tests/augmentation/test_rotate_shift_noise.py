@@ -17,8 +17,13 @@ from sksubtomo.datasets import missing_wedge_mask
 N = 4000
 
 
+def without(**parameters):
+    """Make views without wedge and flips but for what is asked for."""
+    return RotateShiftNoise(**{"wedge": None, "flips": None, **parameters})
+
+
 def draws(**parameters):
-    sampler = RotateShiftNoise(p_rigid=1, **parameters).build(0)
+    sampler = without(p_rigid=1, **parameters).build(0)
     content = torch.linalg.inv(sampler.draw(N, 10, 20, 30))
     return content[:, :3, :3], content[:, :3, 3]
 
@@ -62,8 +67,8 @@ def test_noise_is_uniform_up_to_a_part_of_each_volumes_own_deviation():
     scales = torch.tensor([0.1, 1.0, 30.0]).repeat(100)
     volumes = 100 + volumes * scales[:, None, None, None, None]
     parameters = {"rotate": True, "max_translation": 0.1}
-    clean = RotateShiftNoise(noise=0, **parameters).build(5)
-    noisy = RotateShiftNoise(noise=0.7, **parameters).build(5)
+    clean = without(noise=0, **parameters).build(5)
+    noisy = without(noise=0.7, **parameters).build(5)
     deviation = (noisy(volumes) - clean(volumes)).std(dim=(1, 2, 3, 4))
     relative = (deviation / volumes.std(dim=(1, 2, 3, 4))).numpy()
     for part in range(3):
@@ -73,7 +78,7 @@ def test_noise_is_uniform_up_to_a_part_of_each_volumes_own_deviation():
 
 def test_constant_volumes_get_no_noise():
     volumes = torch.full((2, 1, 4, 4, 4), 3.0)
-    view = RotateShiftNoise(rotate=False, max_translation=0).build(0)(volumes)
+    view = without(rotate=False, max_translation=0).build(0)(volumes)
     torch.testing.assert_close(view, volumes)
 
 
@@ -81,7 +86,7 @@ def test_a_ball_stays_a_ball_in_a_volume_whose_sides_differ():
     axes = [torch.arange(side) - (side - 1) / 2 for side in (32, 24, 40)]
     squares = torch.meshgrid(*[axis**2 for axis in axes], indexing="ij")
     ball = torch.exp(-sum(squares) / 20).expand(8, 1, 32, 24, 40)
-    views = RotateShiftNoise(max_translation=0, noise=0).build(0)(ball)
+    views = without(max_translation=0, noise=0).build(0)(ball)
     assert (views - ball).abs().max() < 0.05
 
 
@@ -89,9 +94,7 @@ def test_an_off_centre_blob_keeps_its_distance_from_the_centre():
     axes = [torch.arange(side) - (side - 1) / 2 for side in (30, 26, 34)]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     blob = torch.exp(-((z - 5) ** 2 + (y + 2) ** 2 + (x - 3) ** 2) / 4)
-    views = RotateShiftNoise(max_translation=0, noise=0).build(0)(
-        blob.expand(20, 1, 30, 26, 34)
-    )
+    views = without(max_translation=0, noise=0).build(0)(blob.expand(20, 1, 30, 26, 34))
     weights = views / views.sum(dim=(2, 3, 4), keepdim=True)
     centres = torch.stack([(weights * a).sum(dim=(1, 2, 3, 4)) for a in (z, y, x)], 1)
     expected = torch.full((20,), math.sqrt(5**2 + 2**2 + 3**2))
@@ -101,7 +104,7 @@ def test_an_off_centre_blob_keeps_its_distance_from_the_centre():
 
 def test_every_call_and_every_seed_has_its_own_noise():
     volumes = torch.tensor([-1.0, 1.0]).repeat(500).reshape(1, 1, 10, 10, 10)
-    augmentation = RotateShiftNoise(rotate=False, max_translation=0, noise=0.5)
+    augmentation = without(rotate=False, max_translation=0, noise=0.5)
     sampler = augmentation.build(0)
     noises = [sampler(volumes) - volumes, sampler(volumes) - volumes]
     noises.append(augmentation.build(1)(volumes) - volumes)
@@ -112,12 +115,12 @@ def test_every_call_and_every_seed_has_its_own_noise():
 def test_a_part_of_the_views_is_not_resampled():
     generator = torch.Generator().manual_seed(0)
     volumes = torch.randn(200, 1, 6, 7, 8, generator=generator)
-    views = RotateShiftNoise(noise=0, p_rigid=0.7).build(0)(volumes)
+    views = without(noise=0, p_rigid=0.7).build(0)(volumes)
     kept = (views - volumes).abs().amax(dim=(1, 2, 3, 4)) < 1e-5
     assert 0.2 < kept.double().mean() < 0.4
-    views = RotateShiftNoise(noise=0, p_rigid=0).build(0)(volumes)
+    views = without(noise=0, p_rigid=0).build(0)(volumes)
     torch.testing.assert_close(views, volumes)
-    views = RotateShiftNoise(noise=0, p_rigid=1).build(0)(volumes)
+    views = without(noise=0, p_rigid=1).build(0)(volumes)
     assert (views - volumes).abs().amax(dim=(1, 2, 3, 4)).min() > 0.1
 
 
@@ -142,16 +145,16 @@ def test_draws_are_these_in_this_order():
     factors = torch.exp(0.4 * (2 * uniform(5) - 1)).float().view(-1, 1, 1, 1, 1)
 
     parameters = {"max_translation": 0.2, "noise": 0.5, "p_rigid": 0.6}
-    sampler = RotateShiftNoise(**parameters).build(8)
+    sampler = without(**parameters).build(8)
     torch.testing.assert_close(sampler(volumes), expected)
     assert torch.equal(sampler.get_state(), state)
-    view = RotateShiftNoise(contrast=0.4, **parameters).build(8)(volumes)
+    view = without(contrast=0.4, **parameters).build(8)(volumes)
     torch.testing.assert_close(view, expected * factors)
 
 
 def test_contrast_is_log_uniform():
     volumes = torch.ones(2000, 1, 2, 2, 2)
-    views = RotateShiftNoise(p_rigid=0, noise=0, contrast=0.7).build(0)(volumes)
+    views = without(p_rigid=0, noise=0, contrast=0.7).build(0)(volumes)
     factors = views[:, 0, 0, 0, 0]
     torch.testing.assert_close(views, factors.view(-1, 1, 1, 1, 1) * volumes)
     uniform = stats.uniform(-0.7, 1.4)
@@ -171,10 +174,10 @@ def missing_power(volumes, tilt_range, tilt_axis="y"):
 def test_the_wedge_of_moved_views_is_empty(tilt_range, tilt_axis):
     volumes = torch.randn(20, 1, 16, 14, 18, generator=torch.Generator().manual_seed(0))
     parameters = {"p_rigid": 1, "noise": 0.5}
-    plain = RotateShiftNoise(**parameters).build(0)(volumes)
-    masked = RotateShiftNoise(
-        wedge=tilt_range, tilt_axis=tilt_axis, **parameters
-    ).build(0)(volumes)
+    plain = without(**parameters).build(0)(volumes)
+    masked = without(wedge=tilt_range, tilt_axis=tilt_axis, **parameters).build(0)(
+        volumes
+    )
     assert missing_power(plain, tilt_range, tilt_axis).min() > 0.15
     assert missing_power(masked, tilt_range, tilt_axis).max() < 0.04
 
@@ -183,8 +186,8 @@ def test_moved_views_are_the_plain_ones_times_the_mask():
     volumes = torch.randn(6, 1, 9, 8, 10, generator=torch.Generator().manual_seed(0))
     volumes = 3 + volumes.double()
     parameters = {"p_rigid": 1, "noise": 0}
-    plain = RotateShiftNoise(**parameters).build(0)(volumes)
-    masked = RotateShiftNoise(wedge=(-50, 65), **parameters).build(0)(volumes)
+    plain = without(**parameters).build(0)(volumes)
+    masked = without(wedge=(-50, 65), **parameters).build(0)(volumes)
     mask = wedge_masks((9, 8, 10), torch.tensor([[-50.0, 65.0]]).double())[0].numpy()
     for before, after in zip(plain[:, 0], masked[:, 0], strict=True):
         expected = np.fft.ifftn(np.fft.fftn(before.numpy()) * mask).real
@@ -196,12 +199,12 @@ def test_moved_views_are_the_plain_ones_times_the_mask():
 
 def test_volumes_that_stay_keep_their_wedge_and_get_masked_noise():
     volumes = torch.randn(30, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
-    still = RotateShiftNoise(p_rigid=0, noise=0, wedge=(-60, 60)).build(0)(volumes)
+    still = without(p_rigid=0, noise=0, wedge=(-60, 60)).build(0)(volumes)
     torch.testing.assert_close(still, volumes)
 
     parameters = {"p_rigid": 0, "noise": 0.8}
-    plain = RotateShiftNoise(**parameters).build(0)(volumes) - volumes
-    masked = RotateShiftNoise(wedge=(-60, 60), **parameters).build(0)(volumes) - volumes
+    plain = without(**parameters).build(0)(volumes) - volumes
+    masked = without(wedge=(-60, 60), **parameters).build(0)(volumes) - volumes
     assert missing_power(masked, (-60, 60)).max() < 0.06
     # Of the deviation that was drawn, which fills only a part of Fourier space.
     ratios = masked.std(dim=(1, 2, 3, 4)) / plain.std(dim=(1, 2, 3, 4))
@@ -214,8 +217,8 @@ def test_estimated_wedges_are_each_volumes_own():
     tilt_ranges = torch.tensor([[-60.0, 60.0], [-90.0, 90.0], [-45.0, 70.0]])
     volumes = apply_masks(noise, wedge_masks((16, 16, 16), tilt_ranges.repeat(2, 1)))
     parameters = {"p_rigid": 1, "noise": 0.3}
-    plain = RotateShiftNoise(**parameters).build(0)(volumes)
-    views = RotateShiftNoise(wedge="estimate", **parameters).build(0)(volumes)
+    plain = without(**parameters).build(0)(volumes)
+    views = without(wedge="estimate", **parameters).build(0)(volumes)
     for row, tilt_range in enumerate(tilt_ranges.repeat(2, 1).tolist()):
         if tilt_range == [-90, 90]:
             torch.testing.assert_close(views[row], plain[row], atol=1e-5, rtol=0)
@@ -227,15 +230,15 @@ def test_estimated_wedges_are_each_volumes_own():
 
 def test_a_complete_tilt_range_changes_nothing():
     volumes = torch.randn(6, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    plain = RotateShiftNoise().build(3)(volumes)
-    masked = RotateShiftNoise(wedge=(-90, 90)).build(3)(volumes)
+    plain = without().build(3)(volumes)
+    masked = without(wedge=(-90, 90)).build(3)(volumes)
     torch.testing.assert_close(masked, plain, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("flips", "n_choices"), [("half_turns", 4), ("mirrors", 8)])
 def test_flips_are_exact_and_equally_likely(flips, n_choices):
     volume = torch.randn(1, 1, 6, 7, 8, generator=torch.Generator().manual_seed(0))
-    sampler = RotateShiftNoise(p_rigid=0, noise=0, flips=flips).build(0)
+    sampler = without(p_rigid=0, noise=0, flips=flips).build(0)
     views = sampler(volume.expand(400, 1, 6, 7, 8))
     flipped = {
         axes: volume[0].flip([axis + 1 for axis in axes])
@@ -254,7 +257,7 @@ def test_flips_are_exact_and_equally_likely(flips, n_choices):
 def test_flips_keep_the_wedge_of_volumes_that_stay():
     noise = torch.randn(20, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     volumes = apply_masks(noise, wedge_masks((12,) * 3, torch.tensor([[-60.0, 60.0]])))
-    views = RotateShiftNoise(p_rigid=0, noise=0, flips="mirrors").build(0)(volumes)
+    views = without(p_rigid=0, noise=0, flips="mirrors").build(0)(volumes)
     assert (
         missing_power(views, (-60, 60)).max()
         < 1.1 * missing_power(volumes, (-60, 60)).max()
@@ -263,6 +266,6 @@ def test_flips_keep_the_wedge_of_volumes_that_stay():
 
 def test_flips_of_rows_are_those_of_the_batch():
     volumes = torch.randn(9, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0))
-    whole = RotateShiftNoise(flips="half_turns").build(3)(volumes)
-    part = RotateShiftNoise(flips="half_turns").build(3)(volumes[4:7], start=4, n=9)
+    whole = without(flips="half_turns").build(3)(volumes)
+    part = without(flips="half_turns").build(3)(volumes[4:7], start=4, n=9)
     torch.testing.assert_close(part, whole[4:7])

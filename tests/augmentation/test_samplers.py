@@ -19,7 +19,8 @@ from sksubtomo.augmentation._base import OccasionalSampler, ViewSampler
 # Those that change every volume, and leave out noise that depends on the dtype.
 CASES = {
     "crop_affine": CropAffine(),
-    "rotate_shift_noise": RotateShiftNoise(),
+    "rotate_shift_noise": RotateShiftNoise(wedge=None, flips=None),
+    "half_turns": RotateShiftNoise(flips="half_turns"),
     "contrast": RotateShiftNoise(contrast=0.5),
     "wedge": RotateShiftNoise(wedge=(-50, 60), tilt_axis="x"),
     "estimated_wedge": RotateShiftNoise(wedge="estimate"),
@@ -38,9 +39,11 @@ IDENTITIES = {
         max_translation=0,
         max_scaling=0,
     ),
-    "rotate_shift_noise": RotateShiftNoise(rotate=False, max_translation=0, noise=0),
+    "rotate_shift_noise": RotateShiftNoise(
+        rotate=False, max_translation=0, noise=0, wedge=None, flips=None
+    ),
     "wedge": RotateShiftNoise(
-        rotate=False, max_translation=0, noise=0, wedge=(-50, 60)
+        rotate=False, max_translation=0, noise=0, wedge=(-50, 60), flips=None
     ),
     "blur": Blur(p=1, max_std=0),
     "gamma": Gamma(p=1, max_log_gamma=0),

@@ -42,12 +42,17 @@ def test_an_encoder_is_saved(folder, capsys):
 
 def test_training_goes_on_from_a_checkpoint(folder, capsys):
     arguments = ["stack.mrc", "--device", "cpu", "--checkpoint-dir", "c"]
-    assert pretrain(*arguments, "--output", "first", "--epochs", "1") == 0
-    assert pretrain(*arguments, "--output", "more", "--epochs", "2") == 0
-    more = ContrastivePretrainer.load("more")
-    assert [epoch["resumed"] for epoch in more.history_] == [True, False]
+    arguments += ["--epochs", "2"]
+    assert pretrain(*arguments, "--output", "first") == 0
+    assert pretrain(*arguments, "--output", "again") == 0
+    again = ContrastivePretrainer.load("again")
+    assert [epoch["resumed"] for epoch in again.history_] == [True, True]
+    capsys.readouterr()
     assert pretrain(*arguments, "--output", "other", "--seed", "3") == 2
     assert "random_state" in capsys.readouterr().err
+    # A course of the learning rate is of one length.
+    assert pretrain(*arguments, "--output", "more", "--epochs", "3") == 2
+    assert "max_epochs" in capsys.readouterr().err
 
 
 def test_precision_is_passed_on(folder):
