@@ -1,0 +1,242 @@
+"""What the tables of `paper_tables` are made of: data, epochs and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sksubtomo import SubtomogramClassifier, networks, recipes
+from sksubtomo.datasets.presets import PRESETS
+
+COMPLEXES = (
+    *("1bxn", "1mnf", "1qvr", "1u6g", "2cg9"),
+    *("3cf3", "3gl1", "3hhb", "3j9i", "4v1w"),
+)
+
+# Of the kind of Noble's seven: a proteasome, apoferritin, and further enzymes.
+SEVEN = ("1bxn", "1mnf", "1u6g", "3cf3", "3gl1", "3j9i", "4v1w")
+
+# Below this many labels a class, a validation part would outnumber the labels that are
+# studied, and none is used.
+VALIDATION_FROM = 20
+
+# Parts of a pretraining after which its encoder is probed.
+PROBED = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Simulated volumes, split 60:20:20 class by class.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        PDB entries.
+    snrs : tuple of float
+        Signal-to-noise ratios, a column each.
+    n_per_class : int
+        Volumes of each class to split.
+    n_extra : int
+        Further volumes of each class, which are in the test part of every repeat.
+    size : int
+        Side of the volumes in voxels.
+    simulation : dict
+        Further parameters of `make_subtomograms`.
+    preset : str, default=None
+        A `simulation_preset` that these parameters are added to.
+    protocol : {"simulated", "experimental"}, default="simulated"
+        Which of the paper's two protocols its rows follow.
+    """
+
+    classes: tuple[str, ...]
+    snrs: tuple[float, ...]
+    n_per_class: int
+    n_extra: int
+    size: int
+    simulation: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    protocol: str = "simulated"
+
+    @property
+    def n_held_out(self) -> int:
+        """Validation volumes of each class, and test volumes without the extra ones."""
+        return round(self.n_per_class / 5)
+
+    @property
+    def n_train(self) -> int:
+        """Training volumes of each class."""
+        return self.n_per_class - 2 * self.n_held_out
+
+    def n_labels(self, label: str) -> int:
+        """Return the labels of each class that "5" or "25%" stands for."""
+        if label.endswith("%"):
+            return max(1, round(float(label[:-1]) / 100 * self.n_train))
+        return min(int(label), self.n_train)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a table is made of.
+
+    Parameters
+    ----------
+    data : dict of str to DataSet
+        By the name that the table has.
+    labels : tuple of str
+        Numbers of labels of each class, or percentages of the training part.
+    repeats : int
+        Repeats; each has its own split, labels, seed and pretraining.
+    pretrain_epochs : int
+        Of every pretrained row.
+    fine_tune_epochs, fine_tune_steps : int
+        The least of both, of every row but those with epochs of their own.
+    data_seed : int
+        Seed of the simulation.
+    """
+
+    data: Mapping[str, DataSet]
+    labels: tuple[str, ...]
+    repeats: int
+    pretrain_epochs: int
+    fine_tune_epochs: int = 50
+    fine_tune_steps: int = 1000
+    data_seed: int = 0
+
+
+SCALES = {
+    "small": Scale(
+        data={
+            "ten_complexes": DataSet(
+                classes=COMPLEXES,
+                snrs=(2.0,),
+                n_per_class=60,
+                n_extra=88,
+                size=12,
+                simulation={"n_neighbors": 1},
+            )
+        },
+        labels=("5", "15", "25%", "100%"),
+        repeats=3,
+        pretrain_epochs=300,
+    ),
+    "paper": Scale(
+        data={
+            "gupta2022": DataSet(
+                classes=PRESETS["gupta2022"],
+                snrs=(float("inf"), 0.05, 0.03),
+                n_per_class=500,
+                n_extra=0,
+                size=32,
+                preset="gupta2022",
+            ),
+            "experimental_like": DataSet(
+                classes=SEVEN,
+                snrs=(0.1,),
+                n_per_class=400,
+                n_extra=0,
+                size=28,
+                # A purified sample: the particle alone, or nearly so, and centred.
+                simulation={"voxel_size": 10.0, "n_neighbors": 1, "max_shift": 0.05},
+                protocol="experimental",
+            ),
+        },
+        labels=("5", "25%", "50%", "75%", "100%"),
+        repeats=5,
+        pretrain_epochs=200,
+    ),
+}
+
+# Of the paper's rows, the Che networks and the batch-normalised one. Written out, for
+# the defaults of the estimators are not the baseline's.
+FINE_TUNING: dict[str, Any] = {
+    "standardize_features": True,
+    "augmentation": None,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+    "batch_size": 16,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Parameters
+    ----------
+    build : callable
+        Maps the paper's protocol ("simulated" or "experimental") and the fraction of
+        labels to an unfitted classifier, with its pretrainer if it has one.
+    own_epochs : bool, default=False
+        Whether it is fine-tuned for its own `max_epochs` and not for the scale's.
+    late : bool, default=False
+        Whether a repeat's other rows come first: for expensive ones that no goal asks
+        for.
+    """
+
+    build: Callable[[str, float], SubtomogramClassifier]
+    own_epochs: bool = False
+    late: bool = False
+
+
+def paper_row(method: str | None) -> Row:
+    """Return the paper's pretraining with a fine-tuning that learns."""
+    return Row(
+        lambda protocol, fraction: recipes.gupta2022(
+            method, data=protocol, label_fraction=fraction
+        ).set_params(**FINE_TUNING)
+    )
+
+
+def letter_row(method: str | None) -> Row:
+    """Return the paper's pretraining and fine-tuning."""
+    return Row(
+        lambda protocol, fraction: recipes.gupta2022(
+            method, data=protocol, label_fraction=fraction
+        ),
+        own_epochs=True,
+    )
+
+
+def scratch_row(build_encoder: Callable[[], Any], *, late: bool = False) -> Row:
+    """Return a network that is trained on the labels only."""
+    return Row(
+        lambda protocol, fraction: SubtomogramClassifier(
+            encoder=build_encoder(), **FINE_TUNING
+        ),
+        late=late,
+    )
+
+
+def recommended_row(**changes: Any) -> Row:
+    """Return the recommended recipe, or one with a component changed."""
+    return Row(
+        lambda protocol, fraction: recipes.recommended().set_params(**changes),
+        own_epochs=True,
+    )
+
+
+# The paper's, all of whose best the goals compare with.
+PAPER_ROWS = {
+    "random": paper_row(None),
+    "simclr": paper_row("simclr"),
+    "swav": paper_row("swav"),
+    "moco": paper_row("moco"),
+    "random_sgd": letter_row(None),
+    "simclr_sgd": letter_row("simclr"),
+    "swav_sgd": letter_row("swav"),
+    "moco_sgd": letter_row("moco"),
+}
+
+ABLATIONS: dict[str, Row] = {}
+
+ROWS: dict[str, Row] = {
+    **PAPER_ROWS,
+    "rb3d_che2018": scratch_row(lambda: networks.RB3D(variant="che2018")),
+    "dsrf3d_v2": scratch_row(lambda: networks.DSRF3D()),
+    "cb3d": scratch_row(lambda: networks.CB3D(), late=True),
+    "bn_cnn": scratch_row(lambda: networks.BatchNormCNN()),
+    "recommended": recommended_row(),
+    **ABLATIONS,
+}

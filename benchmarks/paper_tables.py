@@ -1,0 +1,745 @@
+"""Measure the paper's tables, what beats them, and an ablation, on equal terms.
+
+    python benchmarks/paper_tables.py --scale small --folder WORK --jobs 2
+        [--structures DIR]
+    python benchmarks/paper_tables.py --scale paper --folder WORK --device cuda \
+        --jobs 4 --compile step --limit-minutes 9 [--structures DIR]
+    python benchmarks/paper_tables.py --scale small --report
+
+The claim: the recommended recipe is far above everything in the paper with the same
+labels, and with a quarter of them at or above a plain batch-normalised network with
+all of them. The goals, with their numbers, are in the report.
+
+Equal terms: all rows of a repeat have the same volumes, split, labels and seed. Every
+pretraining has the same number of epochs, and its loss and a linear probe on the
+validation part are written down on the way. The paper's rows are fine-tuned with Adam
+for at least a fixed number of steps, however few the labels, and a second time as in
+the paper (rows ``..._sgd``). From 20 labels a class on, the validation part chooses the
+epoch, in every row; below, the last epoch stays. The test part is only scored; at the
+small scale it is enlarged by further volumes of the same simulation. Data, rows and
+epochs are in ``_paper_tables_settings.py``.
+
+The table is its own memory: what is in the CSV is not computed again, so the same
+command goes on where an earlier one was stopped, by ``--limit-minutes`` or by a crash.
+Simulated volumes, checkpoints and pretrained encoders stay in ``--folder``. Options
+that cut a scale down (``--n-per-class`` and so on) need another ``--output``, and the
+results are called so. ``--estimate`` only measures how long it would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import queue
+import shlex
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _measure
+import numpy as np
+import torch
+from _paper_tables_report import write_pages, write_text_report
+from _paper_tables_settings import ROWS, SCALES, VALIDATION_FROM, DataSet, Row, Scale
+from _paper_tables_store import (
+    COLUMNS,
+    CONVERGENCE_COLUMNS,
+    Cell,
+    append,
+    convergence_path,
+    lock,
+    read_cells,
+    read_lines,
+    read_record,
+    write_lines,
+    write_record,
+)
+from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
+from threadpoolctl import threadpool_limits
+
+from sksubtomo import (
+    ContrastivePretrainer,
+    LabelFractionClassifier,
+    SubtomogramClassifier,
+)
+from sksubtomo._training.inference import apply_in_batches
+from sksubtomo.datasets import (
+    fetch_structure,
+    list_phantoms,
+    load_phantom,
+    load_structure,
+    make_subtomograms,
+    simulation_preset,
+)
+from sksubtomo.datasets.structures import list_structure_files
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+
+# Parts of a pretraining after which its encoder is probed.
+PROBED = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
+
+
+class Unit(NamedTuple):
+    """Rows of one repeat and column that share a pretraining, or have none."""
+
+    repeat: int
+    dataset: str
+    snr: float
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compute, where and how; everything a process has to know."""
+
+    scale: Scale
+    table: Path
+    folder: Path
+    methods: tuple[str, ...]
+    labels: tuple[str, ...]
+    columns: tuple[tuple[str, float], ...]
+    device: str
+    precision: str
+    compile: str | None
+
+
+def main() -> int:
+    parser = make_parser()
+    options = parser.parse_args()
+    scale, cuts = cut_down(SCALES[options.scale], options)
+    if cuts and options.output.resolve() == RESULTS.resolve():
+        parser.error(
+            f"{', '.join(cuts)} cut the scale down; expected another --output than "
+            "that of whole scales."
+        )
+    stem = f"paper_tables_{options.scale}" + ("_cut" if cuts else "")
+    table = options.output / f"{stem}.csv"
+    if options.report:
+        is_official = options.output.resolve() == RESULTS.resolve()
+        write_pages(table, scale, DOCS if is_official else options.output)
+        return 0
+    if options.folder is None:
+        parser.error("--folder is missing: where volumes and encoders are kept.")
+    columns = {
+        f"{name}:{snr:g}": (name, snr)
+        for name, data in scale.data.items()
+        for snr in data.snrs
+    }
+    plan = Plan(
+        scale=scale,
+        table=table,
+        folder=options.folder,
+        methods=select(parser, "--methods", options.methods, ROWS),
+        labels=select(parser, "--labels", options.labels, scale.labels),
+        columns=tuple(
+            columns[name]
+            for name in select(parser, "--columns", options.columns, columns)
+        ),
+        device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+    )
+    # Whoever ends the script ends its processes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    end = start + 60 * options.limit_minutes
+    for name in ("data", "checkpoints", "pretrained"):
+        (plan.folder / name).mkdir(parents=True, exist_ok=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    for name, snr in plan.columns:
+        simulate(plan, name, snr, options)
+    if options.estimate:
+        estimate(plan)
+        return 0
+    claim(plan, drops_others=options.replace)
+    first, last = options.repeats
+    units = plan_units(plan, range(first, min(last, scale.repeats)))
+    try:
+        work_at_once(plan, units, options.jobs, end)
+    finally:
+        add_session(plan, time.monotonic() - start)
+    print(write_text_report(table, scale))
+    n_missing = sum(len(missing_cells(plan, unit)) for unit in units)
+    if n_missing:
+        print(f"{n_missing} cells are not done; the same command goes on", flush=True)
+    return 1 if n_missing and time.monotonic() < end else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--scale", choices=list(SCALES), default="small")
+    add("--folder", type=Path, help="volumes, checkpoints and encoders are kept here")
+    add("--output", type=Path, default=RESULTS, help="where the CSV is")
+    add("--structures", type=Path, default=os.environ.get("SKSUBTOMO_STRUCTURES"))
+    add("--methods", help="some of the rows: random,simclr")
+    add("--labels", help="some of the scale's: 5,25%%")
+    add("--columns", help="some of the scale's: gupta2022:0.05,gupta2022:inf")
+    add("--repeats", type=span, default="0:99", help="FIRST:LAST, last one excluded")
+    add("--jobs", type=int, default=1, help="processes, each of one thread")
+    add("--device", default="cpu")
+    add("--precision", default="auto")
+    add("--compile", choices=["encoder", "step"])
+    add("--limit-minutes", type=float, default=float("inf"))
+    add("--estimate", action="store_true", help="only say how long it takes")
+    add("--report", action="store_true", help="only write tables, figure and page")
+    add("--replace", action="store_true", help="drop cells of other settings")
+    cut = parser.add_argument_group("options that cut the scale down").add_argument
+    for name in (*CUTS_OF_DATA, *CUTS_OF_SCALE):
+        cut(f"--{name.replace('_', '-')}", type=int)
+    cut("--phantoms", action="store_true", help="embedded phantoms as the classes")
+    return parser
+
+
+CUTS_OF_DATA = ("n_per_class", "n_extra", "size")
+CUTS_OF_SCALE = ("pretrain_epochs", "fine_tune_epochs", "fine_tune_steps")
+
+
+def span(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    return int(first), int(last) if last else int(first) + 1
+
+
+def cut_down(scale: Scale, options: argparse.Namespace) -> tuple[Scale, list[str]]:
+    """Return the scale as the options change it, and the options that do."""
+
+    def given(names: Iterable[str]) -> dict[str, int]:
+        values = {name: getattr(options, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    of_data, of_scale = given(CUTS_OF_DATA), given(CUTS_OF_SCALE)
+    cuts = [f"--{name.replace('_', '-')}" for name in (*of_data, *of_scale)]
+    data = {name: replace(item, **of_data) for name, item in scale.data.items()}
+    if options.phantoms:
+        cuts.append("--phantoms")
+        classes = tuple(list_phantoms())
+        data = {n: replace(d, classes=classes, preset=None) for n, d in data.items()}
+    return replace(scale, data=data, **of_scale), cuts
+
+
+def select(
+    parser: argparse.ArgumentParser, name: str, text: str | None, known: Iterable[Any]
+) -> tuple[Any, ...]:
+    """Return what an option names, in the order of all that there are."""
+    known = tuple(known)
+    chosen = known if text is None else text.split(",")
+    if unknown := [item for item in chosen if item not in known]:
+        parser.error(f"{name} has {unknown}; expected some of {', '.join(known)}.")
+    return tuple(item for item in known if item in chosen)
+
+
+def simulate(plan: Plan, name: str, snr: float, options: argparse.Namespace) -> None:
+    """Simulate the volumes of one column, class by class."""
+    path = data_path(plan, name, snr)
+    if path.exists():
+        return
+    data = plan.scale.data[name]
+    if data.preset is not None:
+        parameters = simulation_preset(data.preset, structures=options.structures)
+    else:
+        structures = load_classes(data.classes, options.structures)
+        parameters = {"structures": structures, **data.simulation}
+    if options.size is not None or options.phantoms:
+        # These would show a small part of the scene, or nothing that is sharp.
+        fitting = ("voxel_size", "resolution", "low_pass", "microscope")
+        parameters = {k: v for k, v in parameters.items() if k not in fitting}
+    parameters["n_per_class"] = data.n_per_class + data.n_extra
+    parameters["size"] = data.size
+    print(f"simulating {name}, SNR {snr:g}", flush=True)
+    X, _ = make_subtomograms(
+        **parameters,
+        snr=snr,
+        # The further volumes of a class have the last ranks in it.
+        shuffle=False,
+        random_state=plan.scale.data_seed,
+        n_jobs=options.jobs,
+        return_X_y=True,
+    )
+    beside = path.with_suffix(".tmp.npy")
+    np.save(beside, X)
+    os.replace(beside, path)
+
+
+def load_classes(names: Iterable[str], folder: Path | None) -> list[Any]:
+    """Load phantoms, and entries from a folder or, where they are not, by download."""
+    found = {}
+    if folder is not None:
+        found = {name.lower(): path for name, path in list_structure_files(folder)}
+    structures = []
+    for name in names:
+        if name in list_phantoms():
+            structures.append(load_phantom(name))
+            continue
+        if name not in found:
+            print(f"{name} is not in --structures: from the wwPDB", flush=True)
+        path = found.get(name) or fetch_structure(name)
+        structures.append(load_structure(path, name=name))
+    return structures
+
+
+def data_path(plan: Plan, name: str, snr: float) -> Path:
+    settings = [asdict(plan.scale.data[name]), plan.scale.data_seed]
+    del settings[0]["snrs"]
+    return plan.folder / "data" / f"{name}_{snr:g}_{digest(settings)}.npy"
+
+
+class Parts(NamedTuple):
+    """The volumes of one repeat and their classes."""
+
+    X: NDArray[np.float32]
+    y: NDArray[np.int64]
+    X_val: NDArray[np.float32]
+    y_val: NDArray[np.int64]
+    X_test: NDArray[np.float32]
+    y_test: NDArray[np.int64]
+
+
+def load_parts(path: Path, data: DataSet, repeat: int) -> Parts:
+    """Split the volumes of a column as this repeat does, the same in every row."""
+    volumes = np.load(path, mmap_mode="r")
+    n_of_class = data.n_per_class + data.n_extra
+    generator = np.random.default_rng([2022, repeat])
+    rows: list[list[int]] = [[], [], []]
+    for start in range(0, len(volumes), n_of_class):
+        order = start + generator.permutation(data.n_per_class)
+        bounds = (data.n_train, data.n_train + data.n_held_out)
+        for part, chosen in zip(rows, np.split(order, bounds), strict=True):
+            part.extend(chosen.tolist())
+        rows[2].extend(range(start + data.n_per_class, start + n_of_class))
+    # Shuffled, because batches of a validation part would otherwise be of one class.
+    taken = [generator.permutation(part) for part in rows]
+    parts = [(np.ascontiguousarray(volumes[i]), i // n_of_class) for i in taken]
+    return Parts(*(array for part in parts for array in part))
+
+
+def plan_units(plan: Plan, repeats: Iterable[int]) -> list[Unit]:
+    """Return what is not done: whole repeats first, and in each the long units first.
+
+    A pretraining is longer than any fine-tuning, but for those of ``late`` rows.
+    """
+    done = read_cells(plan.table)
+    units = []
+    for repeat in repeats:
+        of_repeat = []
+        for name, snr in plan.columns:
+            groups: dict[str, list[str]] = {}
+            for method in plan.methods:
+                pretrainer = build(plan, method, name).pretrainer
+                key = method if pretrainer is None else describe(pretrainer)
+                groups.setdefault(key, []).append(method)
+            of_repeat += [
+                (any(ROWS[method].late for method in group), key in ROWS, unit)
+                for key, group in groups.items()
+                if missing_cells(
+                    plan, unit := Unit(repeat, name, snr, tuple(group)), done
+                )
+            ]
+        of_repeat.sort(key=lambda item: item[:2])
+        units += [unit for _, _, unit in of_repeat]
+    return units
+
+
+def build(
+    plan: Plan, method: str, dataset: str, fraction: float = 1.0
+) -> SubtomogramClassifier:
+    """Return the unfitted classifier of a row."""
+    return ROWS[method].build(plan.scale.data[dataset].protocol, fraction)
+
+
+def missing_cells(plan: Plan, unit: Unit, done: set[Cell] | None = None) -> list[Cell]:
+    """Return the cells of a unit that are not in the table."""
+    done = read_cells(plan.table) if done is None else done
+    data = plan.scale.data[unit.dataset]
+    cells = [
+        Cell(method, unit.dataset, unit.snr, data.n_labels(label), unit.repeat)
+        for method in unit.methods
+        for label in plan.labels
+    ]
+    return [cell for cell in dict.fromkeys(cells) if cell not in done]
+
+
+def work_at_once(plan: Plan, units: list[Unit], n_jobs: int, end: float) -> None:
+    """Let processes do the units, until they are done or the time is up."""
+    if n_jobs == 1 and end == float("inf"):
+        for unit in units:
+            do_unit(plan, unit)
+        return
+    context = multiprocessing.get_context("spawn")
+    jobs = context.Queue()
+    for unit in units:
+        jobs.put(unit)
+    workers = [
+        context.Process(target=work, args=(plan, jobs))
+        for _ in range(min(n_jobs, len(units)))
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            left = end - time.monotonic()
+            worker.join(None if left == float("inf") else max(0.0, left))
+    finally:
+        for worker in workers:
+            # Nothing is lost but the epoch or the fine-tuning that is under way.
+            worker.kill()
+            worker.join()
+        # What nobody has taken must not keep this process waiting.
+        jobs.cancel_join_thread()
+
+
+def work(plan: Plan, jobs: Any) -> None:
+    """Do one unit after the other."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():
+        try:
+            unit = jobs.get(timeout=1)
+        except queue.Empty:
+            return
+        do_unit(plan, unit)
+
+
+def do_unit(plan: Plan, unit: Unit) -> None:
+    """Compute the missing cells of a unit; what fails is reported and left out."""
+    data = plan.scale.data[unit.dataset]
+    cells = missing_cells(plan, unit)
+    parts = load_parts(data_path(plan, unit.dataset, unit.snr), data, unit.repeat)
+    for cell in cells:
+        try:
+            with threadpool_limits(1):
+                compute_cell(plan, unit, cell, parts)
+        except Exception:
+            # The others are computed all the same, and this one in the next run.
+            print(f"{tuple(cell)}: failed\n{traceback.format_exc()}", flush=True)
+
+
+def compute_cell(plan: Plan, unit: Unit, cell: Cell, parts: Parts) -> None:
+    """Pretrain unless it is done, fine-tune, test, and add a line to the table."""
+    data = plan.scale.data[cell.dataset]
+    fraction = cell.labels_per_class / data.n_train
+    classifier = build(plan, cell.method, cell.dataset, fraction)
+    n_labeled = len(data.classes) * cell.labels_per_class
+    classifier.set_params(
+        max_epochs=fine_tune_epochs(
+            plan.scale, ROWS[cell.method], classifier, n_labeled
+        ),
+        device=plan.device,
+        precision=plan.precision,
+        random_state=cell.repeat,
+    )
+    if classifier.pretrainer is not None:
+        fitted = pretrain(plan, unit, classifier.pretrainer, parts)
+        classifier.set_params(pretrainer=FrozenEstimator(fitted))
+    model = LabelFractionClassifier(
+        classifier, labels_per_class=cell.labels_per_class, random_state=cell.repeat
+    )
+    validation = None
+    if cell.labels_per_class >= VALIDATION_FROM:
+        validation = (parts.X_val, parts.y_val)
+    start = time.perf_counter()
+    model.fit(parts.X, parts.y, validation_data=validation)
+    accuracy = float(model.score(parts.X_test, parts.y_test))
+    seconds = time.perf_counter() - start
+    append(
+        plan.table,
+        COLUMNS,
+        {
+            **cell._asdict(),
+            "snr": f"{cell.snr:g}",
+            "label_fraction": f"{fraction:.4g}",
+            "validation_labels": 0 if validation is None else len(parts.y_val),
+            "accuracy": f"{accuracy:.5f}",
+            "seconds": f"{seconds:.1f}",
+        },
+    )
+    print(
+        f"{cell.dataset} SNR {cell.snr:g}, repeat {cell.repeat}, {cell.method}, "
+        f"{cell.labels_per_class} labels: {accuracy:.3f} ({seconds:.0f} s)",
+        flush=True,
+    )
+
+
+def fine_tune_epochs(
+    scale: Scale, row: Row, classifier: SubtomogramClassifier, n_labeled: int
+) -> int:
+    """Return the epochs of a fine-tuning: enough steps, however few the labels."""
+    if row.own_epochs:
+        return int(classifier.max_epochs)
+    steps = math.ceil(n_labeled / classifier.batch_size)
+    return max(scale.fine_tune_epochs, math.ceil(scale.fine_tune_steps / steps))
+
+
+def pretrain(
+    plan: Plan, unit: Unit, pretrainer: ContrastivePretrainer, parts: Parts
+) -> ContrastivePretrainer:
+    """Pretrain on the training part, or go on, or take what is done already."""
+    pretrainer.set_params(
+        max_epochs=plan.scale.pretrain_epochs, random_state=unit.repeat
+    )
+    path = data_path(plan, unit.dataset, unit.snr)
+    key = digest([path.name, describe(pretrainer), unit.repeat, plan.precision])
+    name = f"{unit.methods[0]}_{unit.dataset}_{unit.snr:g}_{unit.repeat}_{key}"
+    finished = plan.folder / "pretrained" / name
+    if finished.exists():
+        return ContrastivePretrainer.load(finished)
+    checkpoints = plan.folder / "checkpoints" / name
+    pretrainer.set_params(
+        checkpoint_dir=checkpoints,
+        callbacks=[Probe(convergence_path(plan.table), unit, parts)],
+        device=plan.device,
+        precision=plan.precision,
+        compile=plan.compile,
+    )
+    pretrainer.fit(parts.X)
+    pretrainer.save(finished)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return ContrastivePretrainer.load(finished)
+
+
+class Probe(Callback):
+    """Write down the loss and a linear probe of the encoder, some times.
+
+    The probe is a logistic regression on the features of the whole training part with
+    its labels, scored on the validation part. It decides nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    unit : Unit
+        What is pretrained.
+    parts : Parts
+        Its volumes.
+    """
+
+    def __init__(self, path: Path, unit: Unit, parts: Parts) -> None:
+        self.path = path
+        self.unit = unit
+        self.parts = parts
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Probe the untrained encoder."""
+        if not net.history:
+            self._probe(net, float("nan"))
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Probe after some of the epochs."""
+        if len(net.history) in {math.ceil(net.max_epochs * part) for part in PROBED}:
+            self._probe(net, net.history[-1]["train_loss"])
+
+    def _probe(self, net: Any, loss: float) -> None:
+        parts, encoder = self.parts, net.module_.encoder
+        device, training = torch.device(net.device), encoder.training
+        features, held_out = (
+            apply_in_batches(encoder, volumes, net.normalizer, device)
+            for volumes in (parts.X, parts.X_val)
+        )
+        encoder.train(training)
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        accuracy = model.fit(features, parts.y).score(held_out, parts.y_val)
+        seconds = sum(epoch.get("dur", 0.0) for epoch in net.history)
+        append(
+            self.path,
+            CONVERGENCE_COLUMNS,
+            {
+                "method": self.unit.methods[0],
+                "dataset": self.unit.dataset,
+                "snr": f"{self.unit.snr:g}",
+                "repeat": self.unit.repeat,
+                "epoch": len(net.history),
+                "loss": f"{loss:.5f}",
+                "probe_accuracy": f"{accuracy:.5f}",
+                "seconds": f"{seconds:.1f}",
+            },
+        )
+
+
+def describe(estimator: Any) -> str:
+    """Return an estimator with all its parameters, defaults included."""
+    with config_context(print_changed_only=False):
+        return " ".join(estimator.__repr__(N_CHAR_MAX=10**6).split())
+
+
+def digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def claim(plan: Plan, *, drops_others: bool) -> None:
+    """Refuse a table that has cells of other settings, or drop them."""
+    settings = {
+        **asdict(plan.scale),
+        "precision": plan.precision,
+        "validation_from": VALIDATION_FROM,
+    }
+    # More of these are further cells.
+    del settings["labels"], settings["repeats"]
+    for data in settings["data"].values():
+        del data["snrs"]
+    # What a file gives back.
+    settings = json.loads(json.dumps(settings))
+    rows = {
+        method: {name: describe(build(plan, method, name)) for name in plan.scale.data}
+        for method in plan.methods
+    }
+    with lock(plan.table):
+        record = read_record(plan.table)
+        methods = {cell.method for cell in read_cells(plan.table)}
+        old, problem, dropped = record.get("settings", settings), "", set()
+        if old != settings:
+            problem = f"cells of other settings: {differences(old, settings)}"
+            dropped = methods
+        elif dropped := {
+            method
+            for method in methods & rows.keys()
+            if record["rows"][method] != rows[method]
+        }:
+            changes = differences(
+                {method: record["rows"][method] for method in dropped},
+                {method: rows[method] for method in dropped},
+            )
+            problem = f"rows of classifiers with other parameters: {changes}"
+        if dropped and not drops_others:
+            raise SystemExit(
+                f"{plan.table} has {problem}. Give another --output, or --replace to "
+                "drop them."
+            )
+        drop(plan, dropped)
+        kept = {} if old != settings else record.get("rows", {})
+        write_record(
+            plan.table, {**record, "settings": settings, "rows": {**kept, **rows}}
+        )
+
+
+def drop(plan: Plan, methods: set[str]) -> None:
+    """Remove the lines of some rows from both files."""
+    for path, columns in (
+        (plan.table, COLUMNS),
+        (convergence_path(plan.table), CONVERGENCE_COLUMNS),
+    ):
+        lines = read_lines(path)
+        kept = [line for line in lines if line["method"] not in methods]
+        if len(kept) < len(lines):
+            write_lines(path, columns, kept)
+
+
+def differences(old: Any, new: Any, name: str = "") -> str:
+    """Say in which entries two settings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = (
+            differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+            for key in sorted(old.keys() | new.keys())
+        )
+        return "; ".join(filter(None, found))
+    return "" if old == new else f"{name} {old!r}, expected {new!r}"
+
+
+def add_session(plan: Plan, seconds: float) -> None:
+    """Write down what made a part of the table."""
+    packages = ("sksubtomo", "numpy", "scipy", "scikit-learn", "skorch", "torch")
+    versions = {"Python": platform.python_version()}
+    versions |= {name: version(name) for name in packages}
+    gpu = [] if plan.device == "cpu" else [torch.cuda.get_device_name(plan.device)]
+    session = {
+        "command": "python benchmarks/paper_tables.py " + shlex.join(shown_arguments()),
+        "machine": ", ".join([*gpu, _measure.machine()]),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "minutes": round(seconds / 60, 1),
+    }
+    with lock(plan.table):
+        record = read_record(plan.table)
+        sessions = [*record.get("sessions", []), session]
+        write_record(plan.table, {**record, "sessions": sessions})
+
+
+def shown_arguments() -> list[str]:
+    """Return the arguments, folders without their place."""
+    hidden = {"--structures": "DIR", "--folder": "WORK", "--output": "OUT"}
+    arguments = sys.argv[1:]
+    return [
+        hidden.get(before, argument)
+        for before, argument in zip([None, *arguments], arguments, strict=False)
+    ]
+
+
+def estimate(plan: Plan) -> None:
+    """Say how long each row takes on one thread, from a few steps of it."""
+    total, pretrained = 0.0, set()
+    print(f"{'minutes of all repeats':<40} {'pretraining':>12} {'cells':>8}")
+    for dataset in dict.fromkeys(name for name, _ in plan.columns):
+        data = plan.scale.data[dataset]
+        snrs = [snr for name, snr in plan.columns if name == dataset]
+        parts = load_parts(data_path(plan, dataset, snrs[0]), data, 0)
+        X = parts.X[:64]
+        y = np.arange(len(X)) % len(data.classes)
+        for method in plan.methods:
+            classifier = build(plan, method, dataset).set_params(
+                device=plan.device, precision=plan.precision, random_state=0
+            )
+            whole = of_cells = 0.0
+            if classifier.pretrainer is not None:
+                pretrainer = classifier.pretrainer.set_params(
+                    device=plan.device, precision=plan.precision, random_state=0
+                )
+                key = dataset + describe(pretrainer)
+                seconds = time_epoch(pretrainer, X) / len(X)
+                if key not in pretrained:
+                    whole = seconds * plan.scale.pretrain_epochs * len(parts.X)
+                pretrained.add(key)
+                classifier.set_params(pretrainer=FrozenEstimator(pretrainer))
+            seconds = time_epoch(classifier, X, y) / len(X)
+            start = time.process_time()
+            classifier.predict(X)
+            test_seconds = (time.process_time() - start) / len(X) * len(parts.X_test)
+            for label in plan.labels:
+                per_class = data.n_labels(label)
+                fresh = build(plan, method, dataset, per_class / data.n_train)
+                n_labeled = per_class * len(data.classes)
+                epochs = fine_tune_epochs(plan.scale, ROWS[method], fresh, n_labeled)
+                of_cells += seconds * epochs * n_labeled + test_seconds
+            n = len(snrs) * plan.scale.repeats
+            total += n * (whole + of_cells)
+            print(
+                f"{dataset + ', ' + method:<40} {n * whole / 60:>12.1f} "
+                f"{n * of_cells / 60:>8.1f}",
+                flush=True,
+            )
+    print(f"{total / 3600:.1f} hours of one thread, without validation and probes")
+
+
+def time_epoch(estimator: Any, *arguments: Any) -> float:
+    """Return the seconds of an epoch, from fits of one and of three."""
+    # Others on the machine distort the processor's time less; a GPU's is not in it.
+    clock = time.process_time if estimator.device == "cpu" else time.perf_counter
+    times = []
+    # What is done once in a process is done in the first.
+    for max_epochs in (1, 1, 3):
+        start = clock()
+        estimator.set_params(max_epochs=max_epochs).fit(*arguments)
+        times.append(clock() - start)
+    return max(0.0, times[2] - times[1]) / 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
