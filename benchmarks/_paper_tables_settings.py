@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sksubtomo import SubtomogramClassifier, networks, recipes
+from sksubtomo import (
+    SelfDistillation,
+    SubtomogramClassifier,
+    contrastive,
+    networks,
+    recipes,
+)
 from sksubtomo.datasets.presets import PRESETS
 
 COMPLEXES = (
@@ -120,6 +126,23 @@ SCALES = {
         repeats=3,
         pretrain_epochs=300,
     ),
+    # Other volumes of the same kind, on which the recipe was chosen.
+    "development": Scale(
+        data={
+            "ten_complexes": DataSet(
+                classes=COMPLEXES,
+                snrs=(2.0,),
+                n_per_class=60,
+                n_extra=88,
+                size=12,
+                simulation={"n_neighbors": 1},
+            )
+        },
+        labels=("5", "25%"),
+        repeats=3,
+        pretrain_epochs=300,
+        data_seed=1000,
+    ),
     "paper": Scale(
         data={
             "gupta2022": DataSet(
@@ -173,11 +196,14 @@ class Row:
     late : bool, default=False
         Whether a repeat's other rows come first: for expensive ones that no goal asks
         for.
+    labels : tuple of str, default=None
+        Some of the scale's labels, for a row that is not computed at all of them.
     """
 
     build: Callable[[str, float], SubtomogramClassifier]
     own_epochs: bool = False
     late: bool = False
+    labels: tuple[str, ...] | None = None
 
 
 def paper_row(method: str | None) -> Row:
@@ -210,10 +236,18 @@ def scratch_row(build_encoder: Callable[[], Any], *, late: bool = False) -> Row:
 
 
 def recommended_row(**changes: Any) -> Row:
-    """Return the recommended recipe, or one with a component changed."""
+    """Return the recommended recipe, or one with a component changed.
+
+    A change of the views is one of pretraining and of fine-tuning.
+    """
+    for name in [name for name in changes if name.startswith("views__")]:
+        value = changes.pop(name)
+        for place in ("augmentation", "pretrainer__augmentation"):
+            changes[name.replace("views", place, 1)] = value
     return Row(
         lambda protocol, fraction: recipes.recommended().set_params(**changes),
         own_epochs=True,
+        labels=_FEW if changes else None,
     )
 
 
@@ -229,7 +263,68 @@ PAPER_ROWS = {
     "moco_sgd": letter_row("moco"),
 }
 
-ABLATIONS: dict[str, Row] = {}
+_FEW = ("5", "25%")
+
+# One component at a time.
+ABLATIONS = {
+    "recommended_without_pretraining": recommended_row(
+        pretrainer=None, encoder=networks.RB3D(norm="group"), mask="sphere"
+    ),
+    "recommended_without_norm": recommended_row(pretrainer__encoder__norm=None),
+    "recommended_without_rotations": recommended_row(views__rotate=False),
+    "recommended_without_wedge": recommended_row(views__wedge=None),
+    "recommended_without_flips": recommended_row(views__flips=None),
+    "recommended_without_noise": recommended_row(views__noise=0.0),
+    "recommended_without_mask": recommended_row(pretrainer__mask=None),
+    "recommended_without_schedule": recommended_row(
+        pretrainer__schedule="constant", schedule="cosine"
+    ),
+    "recommended_without_fine_tuning_views": recommended_row(augmentation=None),
+    "recommended_without_many_steps": recommended_row(max_epochs=50),
+    "recommended_without_encoder_lr": recommended_row(encoder_lr=None),
+    "recommended_without_test_views": recommended_row(test_views=1),
+}
+
+# What was tried beside it, on the development data only.
+CANDIDATES = {
+    "recommended_with_resnet3d": recommended_row(
+        pretrainer__encoder=networks.ResNet3D()
+    ),
+    "recommended_with_byol": recommended_row(pretrainer__method=contrastive.BYOL()),
+    "recommended_with_vicreg": recommended_row(pretrainer__method=contrastive.VICReg()),
+    "recommended_with_moco": recommended_row(
+        pretrainer__method=contrastive.MoCo(momentum=0.99)
+    ),
+    "recommended_with_decoupled_loss": recommended_row(
+        pretrainer__method__decoupled=True
+    ),
+    "recommended_with_temperature_0.5": recommended_row(
+        pretrainer__method__temperature=0.5
+    ),
+    "recommended_with_contrast": recommended_row(views__contrast=0.2),
+    "recommended_with_half_turns": recommended_row(views__flips="half_turns"),
+    "recommended_with_given_wedge": recommended_row(views__wedge=(-60.0, 60.0)),
+    "recommended_with_batches_of_128": recommended_row(
+        pretrainer__batch_size=128, pretrainer__lr=2e-3
+    ),
+    "recommended_with_adamw": recommended_row(
+        pretrainer__optimizer="adamw",
+        optimizer="adamw",
+        pretrainer__weight_decay=0.05,
+        weight_decay=0.05,
+    ),
+    "recommended_with_label_smoothing": recommended_row(label_smoothing=0.1),
+    "recommended_with_averaged_weights": recommended_row(average_weights=0.99),
+    "recommended_with_self_distillation": recommended_row(
+        self_training=SelfDistillation(max_epochs=60)
+    ),
+    "recommended_with_sharp_self_distillation": recommended_row(
+        self_training=SelfDistillation(
+            temperature=0.5, max_epochs=60, from_teacher=True
+        )
+    ),
+    "recommended_with_24_test_views": recommended_row(test_views=24),
+}
 
 ROWS: dict[str, Row] = {
     **PAPER_ROWS,
@@ -239,4 +334,5 @@ ROWS: dict[str, Row] = {
     "bn_cnn": scratch_row(lambda: networks.BatchNormCNN()),
     "recommended": recommended_row(),
     **ABLATIONS,
+    **CANDIDATES,
 }

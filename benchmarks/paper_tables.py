@@ -52,7 +52,15 @@ import _measure
 import numpy as np
 import torch
 from _paper_tables_report import write_pages, write_text_report
-from _paper_tables_settings import ROWS, SCALES, VALIDATION_FROM, DataSet, Row, Scale
+from _paper_tables_settings import (
+    CANDIDATES,
+    ROWS,
+    SCALES,
+    VALIDATION_FROM,
+    DataSet,
+    Row,
+    Scale,
+)
 from _paper_tables_store import (
     COLUMNS,
     CONVERGENCE_COLUMNS,
@@ -148,7 +156,12 @@ def main() -> int:
         scale=scale,
         table=table,
         folder=options.folder,
-        methods=select(parser, "--methods", options.methods, ROWS),
+        methods=select(
+            parser,
+            "--methods",
+            options.methods or ",".join(default_methods(options.scale)),
+            ROWS,
+        ),
         labels=select(parser, "--labels", options.labels, scale.labels),
         columns=tuple(
             columns[name]
@@ -214,6 +227,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 CUTS_OF_DATA = ("n_per_class", "n_extra", "size")
 CUTS_OF_SCALE = ("pretrain_epochs", "fine_tune_epochs", "fine_tune_steps")
+
+
+def default_methods(scale: str) -> list[str]:
+    """Return the rows of a scale: the candidates are those of the development data."""
+    if scale == "development":
+        return ["recommended", *CANDIDATES]
+    return [method for method in ROWS if method not in CANDIDATES]
 
 
 def span(text: str) -> tuple[int, int]:
@@ -375,6 +395,7 @@ def missing_cells(plan: Plan, unit: Unit, done: set[Cell] | None = None) -> list
         Cell(method, unit.dataset, unit.snr, data.n_labels(label), unit.repeat)
         for method in unit.methods
         for label in plan.labels
+        if label in (ROWS[method].labels or plan.labels)
     ]
     return [cell for cell in dict.fromkeys(cells) if cell not in done]
 
@@ -482,10 +503,10 @@ def compute_cell(plan: Plan, unit: Unit, cell: Cell, parts: Parts) -> None:
 
 def fine_tune_epochs(
     scale: Scale, row: Row, classifier: SubtomogramClassifier, n_labeled: int
-) -> int:
+) -> int | str:
     """Return the epochs of a fine-tuning: enough steps, however few the labels."""
     if row.own_epochs:
-        return int(classifier.max_epochs)
+        return classifier.max_epochs
     steps = math.ceil(n_labeled / classifier.batch_size)
     return max(scale.fine_tune_epochs, math.ceil(scale.fine_tune_steps / steps))
 

@@ -59,7 +59,7 @@ class SelfDistillation(BaseEstimator):
         The probabilities are taken to the power of its inverse and brought to sum to
         one again: below 1 the soft labels are sharper than the teacher, near 0 they
         are its decisions.
-    n_views : int, default=8
+    n_views : int, default=4
         Number of orientations of each volume over which the teacher's probabilities
         are averaged, as by `test_views`.
     max_epochs : int, default=None
@@ -110,7 +110,7 @@ class SelfDistillation(BaseEstimator):
         n_rounds=1,
         weight=1.0,
         temperature=1.0,
-        n_views=8,
+        n_views=4,
         max_epochs=None,
         from_teacher=False,
     ):

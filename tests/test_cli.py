@@ -44,13 +44,12 @@ def error_of(capsys, *arguments):
 @pytest.mark.filterwarnings("ignore:pretraining swav")
 def test_study_prints_the_table_and_writes_the_files(tmp_path, capsys):
     output = tmp_path / "out"
-    status = main([*TINY, "--no-paper-views", "--output", str(output)])
+    status = main([*TINY, "--no-recipes", "--output", str(output)])
     assert status == 0
     printed = capsys.readouterr().out
     assert (output / "table.txt").read_text("utf-8") in printed
     assert str(output) in printed
     assert (output / "label_fractions.csv").exists()
-    assert not (output / "label_fractions_crop_affine.csv").exists()
     assert len(list(output.glob("*.png"))) == 3
 
 
@@ -80,7 +79,7 @@ def test_options_become_settings(tmp_path, captured_settings):
     for name, value in expected.items():
         assert getattr(settings, name) == value
         assert getattr(defaults, name) != value
-    assert settings.paper_views == defaults.paper_views
+    assert settings.recipes == defaults.recipes
 
 
 def test_interruption_says_how_to_continue(tmp_path, captured_settings, capsys):

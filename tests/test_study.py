@@ -11,21 +11,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sksubtomo import ContrastivePretrainer, SubtomogramClassifier
 from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.contrastive import MoCo
-from sksubtomo.model_selection import LabelFractionSummary
+from sksubtomo.model_selection import LabelFractionSummary, _comparison
 from sksubtomo.networks import RB3D
-from sksubtomo.study import (
-    StudySettings,
-    _folder,
-    _report,
-    _work,
-    prepare_study,
-    run_study,
-)
-from sksubtomo.study._data import read_labels, split_by_class
-from sksubtomo.study._plan import plan_label_settings
+from sksubtomo.study import StudySettings, _report, prepare_study, run_study
+from sksubtomo.study._data import read_labels
+from sksubtomo.study._plan import plan_classifiers
 
 # Few epochs of SwAV say that they were few.
 pytestmark = pytest.mark.filterwarnings("ignore:pretraining swav")
+
+METHODS = ["random", "simclr", "swav", "moco", "gupta2022", "recommended"]
 
 COLUMNS = [
     "method",
@@ -99,19 +94,12 @@ def test_table_has_every_cell_once(finished):
     ]
     assert sorted(cells) == sorted(
         (method, fraction, count, repeat)
-        for method in ("random", "simclr", "swav", "moco")
+        for method in METHODS
         for fraction, count in (("0.333333", "2"), ("1.0", "6"))
         for repeat in "01"
     )
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
     assert all(float(row["seconds"]) > 0 for row in rows)
-
-
-def test_paper_views_are_beside_and_at_few_labels_only(finished):
-    rows = read(finished.output / "label_fractions_crop_affine.csv")
-    assert sorted((row["method"], row["labels_per_class"]) for row in rows) == sorted(
-        (method, "2") for method in ("simclr", "swav", "moco") for _ in range(2)
-    )
 
 
 def test_printed_table(finished):
@@ -125,17 +113,16 @@ def test_printed_table(finished):
     body = [
         line.split() for line in table.splitlines() if " ± " in line and "." in line
     ]
-    body = [line for line in body if line[0].isdigit() and len(line) == 10]
-    assert [(line[0], line[3], line[4]) for line in body] == [
-        ("2", "-", "random"),
-        *(("2", "rotate_shift_noise", name) for name in ("simclr", "swav", "moco")),
-        *(("2", "crop_affine", name) for name in ("simclr", "swav", "moco")),
-        ("6", "-", "random"),
-        *(("6", "rotate_shift_noise", name) for name in ("simclr", "swav", "moco")),
+    body = [line for line in body if line[0].isdigit() and len(line) == 9]
+    assert [(line[0], line[3]) for line in body] == [
+        (count, method) for count in "26" for method in METHODS
     ]
-    for line, summary in zip(body[:4], finished.summaries[:4], strict=True):
-        assert float(line[5]) == pytest.approx(100 * summary.mean, abs=0.051)
-        assert float(line[7]) == pytest.approx(100 * summary.std, abs=0.051)
+    for line, summary in zip(body, finished.summaries, strict=True):
+        assert float(line[4]) == pytest.approx(100 * summary.mean, abs=0.051)
+        assert float(line[6]) == pytest.approx(100 * summary.std, abs=0.051)
+    assert "Recipes, with their own settings" in table
+    (durations,) = (line for line in table.splitlines() if "Pretraining took" in line)
+    assert durations.count(",") == len(METHODS) - 2
 
 
 @pytest.mark.parametrize("name", ["accuracy", "slices", "embedding"])
@@ -151,17 +138,17 @@ def test_nothing_else_is_left_behind(finished):
     assert {path.name for path in finished.output.iterdir()} == {
         "accuracy.png",
         "cache",
+        "cells",
         "embedding.png",
         "label_fractions.csv",
-        "label_fractions_crop_affine.csv",
         "settings.json",
         "slices.png",
         "table.txt",
     }
 
 
-def test_difficulty_is_told(tmp_path):
-    study = prepare_study(tiny(n_per_class=50), tmp_path)
+def test_difficulty_is_told():
+    n_train, n_test = 60, 20
     for mean, verdict in [
         (0.5, "no better than chance"),
         (0.7, "no better than chance"),
@@ -170,10 +157,10 @@ def test_difficulty_is_told(tmp_path):
     ]:
         row = LabelFractionSummary("random", 1.0, 30, 0, 5, mean, 0.0, float("nan"))
         few = LabelFractionSummary("random", 0.1, 3, 0, 5, 0.6, 0.0, float("nan"))
-        text = _report._difficulty(study.parts, [few, row], 0.5)
+        text = _report._difficulty([few, row], n_train, n_test, 0.5)
         assert verdict in text
         assert f"{100 * mean:.1f} % (chance 50.0 %)" in text
-    assert "was not run" in _report._difficulty(study.parts, [few], 0.5)
+    assert "was not run" in _report._difficulty([few], n_train, n_test, 0.5)
 
 
 # --- what goes in -----------------------------------------------------------------
@@ -186,51 +173,71 @@ def test_pretraining_and_fine_tuning_see_the_training_part_only(tmp_path, monkey
         fit = estimator.fit
 
         def spy(self, X, y=None, validation_data=None, fit=fit, **kwargs):
-            seen.append((type(self), X, validation_data))
+            seen.append((isinstance(self, ContrastivePretrainer), X, validation_data))
             if isinstance(self, ContrastivePretrainer):
                 assert y is None
                 return fit(self, X)
             return fit(self, X, y, validation_data=validation_data)
 
         monkeypatch.setattr(estimator, "fit", spy)
-    study.run(n_jobs=1)
-    parts = study.parts
-    assert len(parts.X_train) == 12
-    assert sum(kind is ContrastivePretrainer for kind, *_ in seen) == 6
-    assert sum(kind is SubtomogramClassifier for kind, *_ in seen) == 4 * 2 + 3
+    result = study.run(n_jobs=1)
+    (split,) = result.curve.splits_
+    X_train = study.data.X[split.train]
+    assert len(X_train) == 12
+    assert sum(pretraining for pretraining, *_ in seen) == len(METHODS) - 1
+    assert sum(not pretraining for pretraining, *_ in seen) == 2 * len(METHODS)
     for _, X, validation_data in seen:
-        np.testing.assert_array_equal(X, parts.X_train)
+        np.testing.assert_array_equal(X, X_train)
         assert validation_data is None
-    held_out = np.concatenate([parts.X_val, parts.X_test])
-    equal = (held_out[:, None] == parts.X_train[None]).all(axis=(2, 3, 4))
+    held_out = np.delete(study.data.X, split.train, axis=0)
+    equal = (held_out[:, None] == X_train[None]).all(axis=(2, 3, 4))
     assert not equal.any()
 
 
-def test_methods_share_labels_seed_and_settings_within_a_repeat(tmp_path):
-    study = prepare_study(tiny(repeats=2), tmp_path)
-    parameters = {}
-    for cell in study._cells():
-        shown = {
-            name: repr(value)
-            for name, value in cell.classifier.get_params().items()
-            if "__" in name or name != "estimator"
-        }
-        key = (cell.setting.labels_per_class, cell.repeat)
-        parameters.setdefault(key, []).append(shown)
-    assert len(parameters) == 4
-    for shown in parameters.values():
-        assert len(shown) >= 4
-        assert all(item == shown[0] for item in shown)
-    seeds = {shown[0]["random_state"] for shown in parameters.values()}
-    assert len(seeds) == 4
+def test_methods_differ_in_their_start_only(tmp_path):
+    settings = tiny(fine_tune_epochs=None)
+    shown = {}
+    for name, classifier in plan_classifiers(settings).items():
+        parameters = classifier.get_params(deep=False)
+        start = parameters.pop("pretrainer")
+        shown[name] = {key: repr(value) for key, value in parameters.items()}
+        if name in settings.methods:
+            assert start.method is settings.methods[name]
+            assert start.max_epochs == settings.epochs
+            encoder = start.encoder
+        elif name == "random":
+            assert start is None
+            encoder = parameters["encoder"]
+        if name not in settings.recipes:
+            assert encoder == settings.encoder
+            del shown[name]["encoder"]
+    defaults = {
+        key: repr(value)
+        for key, value in SubtomogramClassifier().get_params(deep=False).items()
+    }
+    for name in ("random", *settings.methods):
+        changed = {key for key in shown[name] if shown[name][key] != defaults[key]}
+        assert changed == {"device"}
 
 
-def test_fine_tuning_has_the_classifiers_own_defaults(tmp_path):
-    study = prepare_study(tiny(fine_tune_epochs=None), tmp_path)
-    given = study._cells()[0].classifier.estimator.get_params(deep=False)
-    defaults = SubtomogramClassifier().get_params(deep=False)
-    changed = {name for name, value in given.items() if value != defaults[name]}
-    assert changed == {"encoder", "device", "random_state"}
+def test_recipes_are_as_they_are_but_for_the_epochs():
+    from sksubtomo.recipes import gupta2022
+
+    settings = tiny(epochs=7, fine_tune_epochs=3)
+    planned = plan_classifiers(settings)["gupta2022"]
+    given, own = planned.get_params(), gupta2022().get_params()
+    changed = {name for name in own if repr(given[name]) != repr(own[name])}
+    assert changed - {"pretrainer"} == {
+        "max_epochs",
+        "device",
+        "pretrainer__max_epochs",
+        "pretrainer__device",
+    }
+    assert (given["max_epochs"], given["pretrainer__max_epochs"]) == (3, 7)
+    unchanged = plan_classifiers(tiny(fine_tune_epochs=None))["gupta2022"]
+    assert unchanged.max_epochs == own["max_epochs"]
+    without = plan_classifiers(tiny(recipes=()))
+    assert list(without) == ["random", "simclr", "swav", "moco"]
 
 
 def test_validation_labels_from_twenty_a_class(tmp_path, monkeypatch):
@@ -247,7 +254,7 @@ def test_validation_labels_from_twenty_a_class(tmp_path, monkeypatch):
         fractions=(),
         labels_per_class=(19, 20),
         methods={"moco": MoCo(queue_size=16)},
-        paper_views=None,
+        recipes=(),
         fine_tune_epochs=1,
     )
     study = prepare_study(settings, tmp_path)
@@ -258,13 +265,15 @@ def test_validation_labels_from_twenty_a_class(tmp_path, monkeypatch):
     for n_labels, validation_data in used:
         assert (validation_data is None) == (n_labels == 38)
         if validation_data is not None:
-            np.testing.assert_array_equal(validation_data[0], study.parts.X_val)
+            (split,) = result.curve.splits_
+            np.testing.assert_array_equal(
+                validation_data[0], study.data.X[split.validation]
+            )
     assert "14 further validation labels" in result.table
-    assert not (tmp_path / "label_fractions_crop_affine.csv").exists()
 
 
 def test_random_rows_do_not_depend_on_the_methods(finished, tmp_path):
-    settings = tiny(repeats=2, methods={"moco": MoCo()}, paper_views=None)
+    settings = tiny(repeats=2, methods={"moco": MoCo(momentum=0.99)}, recipes=())
     result = run_study(settings, tmp_path, n_jobs=1)
     expected = [row for row in finished.rows if row.method in ("random", "moco")]
     assert [(row.method, row.repeat, row.accuracy) for row in result.rows] == [
@@ -274,35 +283,31 @@ def test_random_rows_do_not_depend_on_the_methods(finished, tmp_path):
 
 def test_results_do_not_depend_on_the_number_of_processes(finished, tmp_path):
     result = run_study(tiny(repeats=2), tmp_path / "parallel", n_jobs=2)
-    for name in ("label_fractions.csv", "label_fractions_crop_affine.csv"):
-        assert without_seconds(read(result.output / name)) == without_seconds(
-            read(finished.output / name)
-        )
-
-
-def test_workers_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    study = prepare_study(tiny(), "relative")
-    assert all(task.path.is_absolute() for task in study._pretrainings())
+    assert without_seconds(read(result.output / "label_fractions.csv")) == (
+        without_seconds(read(finished.output / "label_fractions.csv"))
+    )
 
 
 def test_seed_changes_the_study(tmp_path):
     one, other = (
         prepare_study(tiny(seed=seed), tmp_path / str(seed)) for seed in (0, 1)
     )
-    assert not np.array_equal(one.parts.X_train, other.parts.X_train)
-    assert one._pretrainings()[0].pretrainer.random_state != (
-        other._pretrainings()[0].pretrainer.random_state
-    )
+    assert not np.array_equal(one.data.X, other.data.X)
+    first, second = (study.comparison.pretrainings()[0] for study in (one, other))
+    assert first.seed != second.seed
+    assert not np.array_equal(first.split.train, second.split.train)
 
 
 # --- interruption -----------------------------------------------------------------
 
 
 def test_missing_cells_only_are_computed_again(finished, copy, monkeypatch):
-    path = copy / "label_fractions.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:3] + lines[6:]))
+    table = (copy / "label_fractions.csv").read_bytes()
+    cells = [
+        path for path in (copy / "cells").iterdir() if "method" in path.read_text()
+    ]
+    for path in cells[:3]:
+        path.unlink()
     fitted = []
     fit = SubtomogramClassifier.fit
     monkeypatch.setattr(
@@ -313,34 +318,36 @@ def test_missing_cells_only_are_computed_again(finished, copy, monkeypatch):
     monkeypatch.setattr(ContrastivePretrainer, "fit", None)
     run_study(tiny(repeats=2), copy, n_jobs=1)
     assert len(fitted) == 3
-    after = path.read_text().splitlines(keepends=True)
-    assert after[:3] + after[6:] == lines[:3] + lines[6:]
-    assert without_seconds(read(path)) == without_seconds(
+    after = (copy / "label_fractions.csv").read_bytes()
+    changed = zip(table.splitlines(), after.splitlines(), strict=True)
+    assert sum(one != other for one, other in changed) <= 3
+    assert without_seconds(read(copy / "label_fractions.csv")) == without_seconds(
         read(finished.output / "label_fractions.csv")
     )
 
 
 def test_interrupted_study_continues(finished, tmp_path, monkeypatch):
-    fine_tune = _work._fine_tune
+    run = _comparison.Fit.run
     calls = []
 
-    def interrupted(cell, parts):
-        calls.append(cell)
+    def interrupted(self, *args):
+        calls.append(self.name)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return fine_tune(cell, parts)
+        return run(self, *args)
 
-    monkeypatch.setattr(_work, "_fine_tune", interrupted)
+    monkeypatch.setattr(_comparison.Fit, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(tiny(repeats=2), tmp_path / "s", n_jobs=1)
-    path = tmp_path / "s" / "label_fractions.csv"
-    kept = path.read_text().splitlines()
-    assert len(kept) == 1 + 3
+    cells = tmp_path / "s" / "cells"
+    kept = {path: path.read_bytes() for path in cells.iterdir()}
+    assert len(kept) == len(METHODS) - 1 + 3
 
     monkeypatch.setattr(ContrastivePretrainer, "fit", None)
     run_study(tiny(repeats=2), tmp_path / "s", n_jobs=1)
-    assert len(calls) == 4 + 22 - 3
-    assert set(kept) <= set(path.read_text().splitlines())
+    assert len(calls) == 4 + 4 * len(METHODS) - 3
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    path = tmp_path / "s" / "label_fractions.csv"
     assert without_seconds(read(path)) == without_seconds(
         read(finished.output / "label_fractions.csv")
     )
@@ -353,16 +360,15 @@ def test_finished_study_trains_nothing(finished, copy, no_training):
     assert (copy / "label_fractions.csv").read_bytes() == before
     assert (copy / "accuracy.png").exists()
     assert result.rows == finished.rows
-    assert result.paper_rows == finished.paper_rows
     assert result.table == finished.table
 
 
-def test_damaged_pretraining_is_done_again(copy):
-    path = copy / "cache" / "rotate_shift_noise-moco.joblib"
-    intact = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:1000])
-    run_study(tiny(repeats=2), copy, n_jobs=1)
-    assert path.stat().st_size > 0.9 * intact
+@pytest.mark.filterwarnings("ignore:Exception while loading results")
+def test_damaged_pretraining_is_done_again(finished, copy):
+    for path in (copy / "cache").rglob("output.pkl"):
+        path.write_bytes(path.read_bytes()[:1000])
+    result = run_study(tiny(repeats=2), copy, n_jobs=1)
+    assert result.rows == finished.rows
 
 
 def test_other_settings_are_refused(copy):
@@ -377,7 +383,7 @@ def test_other_settings_are_refused(copy):
 
 
 def test_another_version_is_refused(copy, monkeypatch):
-    monkeypatch.setattr(_folder, "__version__", "99")
+    monkeypatch.setattr(_comparison, "__version__", "99")
     with pytest.raises(ValueError, match=r"sksubtomo \(.* there, '99' now\)"):
         run_study(tiny(repeats=2), copy)
 
@@ -398,41 +404,17 @@ def test_infinite_snr_is_recorded_as_json(tmp_path):
     prepare_study(tiny(snr=float("inf")), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda t: t.replace("accuracy", "score"), "line 1: expected the columns"),
-        (lambda t: t[:-3], "cut short"),
-        (lambda t: t + "random,1.0,6\n", r"line 18: has 3 fields"),
-        (lambda t: t.replace("\nmoco,1.0,6,0,1,", "\nmoco,1.0,6,0,x,"), "line 17: inv"),
-        (lambda t: t.replace("\nmoco,1.0,6,0,1,", "\nmoco,1.0,6,0,7,"), "line 17: is"),
-        (lambda t: t.replace("\nmoco,1.0,6,0,1,", "\nmoco,1.0,6,9,1,"), "line 17: is"),
-        (lambda t: t.replace("\nmoco,1.0,6,0,1,", "\nmoco,1.0,6,0,0,"), "17: repeats"),
-        (lambda t: t.replace("\nmoco,1.0,6,0,1,", "\nmoco,1.0,6,0,1,5"), "17: accura"),
-    ],
-)
-def test_changed_table_is_refused(copy, edit, message):
-    path = copy / "label_fractions.csv"
-    changed = edit(path.read_text())
-    path.write_text(changed)
-    with pytest.raises(ValueError, match=rf"label_fractions\.csv, .*{message}"):
-        prepare_study(tiny(repeats=2), copy)
-    assert path.read_text() == changed
-
-
 def test_table_without_settings_is_refused(copy):
     (copy / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"settings\.json, which says what made it"):
         prepare_study(tiny(repeats=2), copy)
 
 
-@pytest.mark.parametrize("name", ["label_fractions_crop_affine.csv", "cache"])
+@pytest.mark.parametrize("name", ["label_fractions.csv", "cells", "cache"])
 def test_leftovers_without_settings_are_refused(copy, name):
     for path in copy.iterdir():
-        if path.is_file() and path.name != name:
-            path.unlink()
-    if name != "cache":
-        shutil.rmtree(copy / "cache")
+        if path.name != name:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match=rf"{name} exists, but"):
         prepare_study(tiny(repeats=2), copy)
 
@@ -451,8 +433,10 @@ def test_output_is_a_file(tmp_path):
 
 
 def test_divergence_names_the_training(tmp_path):
-    settings = tiny(lr=1e20, methods={"moco": MoCo()}, encoder=RB3D(), epochs=5)
-    with pytest.raises(FloatingPointError, match="pretraining moco with rotate_shift"):
+    settings = tiny(
+        lr=1e20, methods={"moco": MoCo()}, encoder=RB3D(), epochs=5, recipes=()
+    )
+    with pytest.raises(FloatingPointError, match="pretraining moco, split 0: "):
         run_study(settings, tmp_path, n_jobs=1)
 
 
@@ -480,7 +464,7 @@ def own_settings(folder, **changes):
             "labels": folder / "own.csv",
             "fine_tune_epochs": 25,
             "methods": {"moco": MoCo()},
-            "paper_views": None,
+            "recipes": (),
             **changes,
         }
     )
@@ -489,13 +473,8 @@ def own_settings(folder, **changes):
 def test_own_volumes_end_to_end(own):
     study = prepare_study(own_settings(own), own / "out")
     stack = mrcfile.read(own / "own.mrc")
-    for X, y in (
-        (study.parts.X_train, study.parts.y_train),
-        (study.parts.X_test, study.parts.y_test),
-    ):
-        for volume, label in zip(X, y, strict=True):
-            (row,) = np.flatnonzero((stack == volume).all(axis=(1, 2, 3)))
-            assert label == ["empty", "full"][row % 2]
+    np.testing.assert_array_equal(study.data.X, stack)
+    assert study.data.y.tolist() == ["empty", "full"] * 10
     result = study.run(n_jobs=1)
     assert "2 classes: empty, full" in result.table
     assert "voxels of 13.5 Å, from own.mrc" in result.table
@@ -582,7 +561,8 @@ def test_bad_labels(tmp_path, text, message):
         ({"methods": {"random": MoCo()}}, "'random'"),
         ({"methods": {"moco": "mocco"}}, "methods.'moco'.='mocco'"),
         ({"views": "crop"}, "views='crop'"),
-        ({"views": "crop_affine"}, "views and paper_views are both crop_affine"),
+        ({"methods": {"gupta2022": MoCo()}}, "'gupta2022'"),
+        ({"recipes": ("gupta",)}, "recipes holds 'gupta'"),
         ({"data": "a.mrc"}, "data was given without labels"),
         ({"labels": "a.csv"}, "labels was given without data"),
         ({"data": "a.mrc", "labels": "a.csv"}, "data and structures"),
@@ -599,55 +579,14 @@ def test_unknown_device_is_refused_before_anything_is_computed(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_views_may_be_an_object(tmp_path):
-    study = prepare_study(tiny(views=RotateShiftNoise(noise=0.5)), tmp_path)
-    task = study._pretrainings()[0]
-    assert task.pretrainer.augmentation.noise == 0.5
-    assert task.path.name == "rotate_shift_noise-simclr.joblib"
+def test_views_may_be_an_object():
+    classifier = plan_classifiers(tiny(views=RotateShiftNoise(noise=0.5)))["simclr"]
+    assert classifier.pretrainer.augmentation.noise == 0.5
 
 
-@pytest.mark.parametrize("n", [5, 7, 10, 13, 100])
-def test_split_is_60_20_20_in_each_class(n):
-    labels = np.array(["a"] * n + ["b"] * 2 * n)
-    parts = split_by_class(labels, np.random.default_rng(0))
-    assert sorted(np.concatenate(parts)) == list(range(3 * n))
-    for rows, share in zip(parts, (0.6, 0.2, 0.2), strict=True):
-        for name, count in (("a", n), ("b", 2 * n)):
-            assert abs(np.sum(labels[rows] == name) - share * count) <= 1
-            assert np.sum(labels[rows] == name) >= 1
-
-
-def test_split_needs_five_of_each_of_two_classes():
-    with pytest.raises(ValueError, match=r"class 'b' has 4 volumes.*at least 5"):
-        split_by_class(np.array(["a"] * 9 + ["b"] * 4), np.random.default_rng(0))
-    with pytest.raises(ValueError, match="all 9 volumes are of class 'a'"):
-        split_by_class(np.array(["a"] * 9), np.random.default_rng(0))
-
-
-def test_label_settings_count_what_is_used():
-    y = np.array(["a"] * 40 + ["b"] * 80)
-    five, quarter, everything = plan_label_settings(y, [1.0, 0.25], [5])
-    assert (five.per_class, quarter.per_class, everything.per_class) == (5, None, None)
-    assert (quarter.label_fraction, everything.label_fraction) == (0.25, 1.0)
-    assert (quarter.labels_per_class, quarter.n_labels, quarter.few) == (10, 30, False)
-    assert (five.labels_per_class, five.n_labels, five.few) == (5, 10, True)
-    assert five.label_fraction == pytest.approx(10 / 120, abs=1e-6)
-    assert (everything.labels_per_class, everything.n_labels) == (40, 120)
-    assert [s.validated for s in (five, quarter, everything)] == [False, False, True]
-
-
-def test_settings_of_the_same_labels_are_one():
-    y = np.repeat(["a", "b"], 20)
-    (few, everything) = plan_label_settings(y, [0.25, 0.99, 1.0], [5, 20, 30])
-    assert (few.label_fraction, few.per_class, few.few) == (0.25, None, True)
-    assert (everything.label_fraction, everything.per_class) == (1.0, None)
-
-
-def test_fewest_labels_are_few_if_no_number_is_asked_for():
-    y = np.repeat(["a", "b"], 20)
-    settings = plan_label_settings(y, [1.0, 0.5, 0.25], [])
-    assert [(s.label_fraction, s.few) for s in settings] == [
-        (0.25, True),
-        (0.5, False),
-        (1.0, False),
-    ]
+def test_split_needs_five_of_each_of_two_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"class 'apofer.* has 4 volumes.*at least 5"):
+        prepare_study(tiny(n_per_class=4), tmp_path / "out")
+    with pytest.raises(ValueError, match="all 9 volumes are of class 'groel'"):
+        prepare_study(tiny(structures=["groel"], n_per_class=9), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

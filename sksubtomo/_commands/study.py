@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
         help="what pretraining is worth when labels are few",
         description="Simulate subtomograms (or read your own), pretrain with SimCLR, "
         "SwAV and MoCo without labels, fine-tune from each and from random "
-        "initialisation on few labels, and test. An interrupted study is continued by "
+        "initialisation on few labels, and test, beside the paper's recipe and the "
+        "recommended one. An interrupted study is continued by "
         "the same command.",
         argument_default=argparse.SUPPRESS,
     )
@@ -99,11 +100,11 @@ def add(commands: Any) -> None:
         type=int,
     )
     study.add_argument(
-        "--no-paper-views",
-        help=f"leave out the rows of the paper's views ({defaults.paper_views})",
-        dest="paper_views",
+        "--no-recipes",
+        help=f"leave out the rows of the recipes ({', '.join(defaults.recipes)})",
+        dest="recipes",
         action="store_const",
-        const=None,
+        const=(),
     )
     option(study, "--seed", "seed of everything", type=int)
     option(study, "--device", "where to compute: cpu, cuda, auto, ...")

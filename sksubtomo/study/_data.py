@@ -1,4 +1,4 @@
-"""What a study is about: volumes with their classes, and the one split."""
+"""What a study is about: volumes with their classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -16,45 +15,28 @@ from sksubtomo.datasets import list_phantoms, make_subtomograms
 from sksubtomo.io import read_volume_stack
 from sksubtomo.study.settings import StudySettings
 
-# Three for training, one each for validation and test.
-_MIN_VOLUMES = 5
-
 # Of the embedded phantoms, so that the default study takes minutes.
 _N_PHANTOMS = 6
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Volumes and classes, split; `contents` tells what is in the input files."""
+class StudyData:
+    """Volumes and classes; `contents` tells what is in the input files."""
 
-    X_train: NDArray[np.float32]
-    y_train: NDArray[np.str_]
-    X_val: NDArray[np.float32]
-    y_val: NDArray[np.str_]
-    X_test: NDArray[np.float32]
-    y_test: NDArray[np.str_]
+    X: NDArray[np.float32]
+    y: NDArray[np.str_]
     voxel_size: float | None
     contents: dict[str, str]
 
 
-def load_parts(settings: StudySettings, generator: np.random.Generator) -> Parts:
-    """Simulate or read the volumes, and split them."""
-    volumes, labels, voxel_size, contents = (
-        _simulate(settings)
-        if settings.data is None or settings.labels is None
-        else _read(Path(settings.data), Path(settings.labels))
-    )
-    train, validation, test = (
-        (np.ascontiguousarray(volumes[rows], np.float32), labels[rows])
-        for rows in split_by_class(labels, generator)
-    )
-    return Parts(*train, *validation, *test, voxel_size, contents)
+def load_data(settings: StudySettings) -> StudyData:
+    """Simulate or read the volumes."""
+    if settings.data is None or settings.labels is None:
+        return _simulate(settings)
+    return _read(Path(settings.data), Path(settings.labels))
 
 
-_Loaded = tuple[NDArray[Any], NDArray[np.str_], float | None, dict[str, str]]
-
-
-def _simulate(settings: StudySettings) -> _Loaded:
+def _simulate(settings: StudySettings) -> StudyData:
     bunch = make_subtomograms(
         settings.n_per_class,
         structures=(
@@ -77,10 +59,10 @@ def _simulate(settings: StudySettings) -> _Loaded:
         structure.name: joblib.hash((structure.coordinates, structure.masses))
         for structure in bunch.structures
     }
-    return bunch.data, labels, bunch.voxel_size, contents
+    return StudyData(bunch.data, labels, bunch.voxel_size, contents)
 
 
-def _read(path: Path, labels_path: Path) -> _Loaded:
+def _read(path: Path, labels_path: Path) -> StudyData:
     volumes, voxel_size = read_volume_stack(path)
     labels = read_labels(labels_path)
     if len(labels) != len(volumes):
@@ -96,7 +78,8 @@ def _read(path: Path, labels_path: Path) -> _Loaded:
                 "expected finite densities."
             )
     contents = {"data": _digest(path), "labels": _digest(labels_path)}
-    return volumes, labels, voxel_size, contents
+    X = np.ascontiguousarray(volumes, np.float32)
+    return StudyData(X, labels, voxel_size, contents)
 
 
 def _digest(path: Path) -> str:
@@ -140,28 +123,3 @@ def read_labels(path: Path) -> NDArray[np.str_]:
             )
         labels.append(label)
     return np.array(labels, dtype=str)
-
-
-def split_by_class(
-    labels: NDArray[Any], generator: np.random.Generator
-) -> list[NDArray[np.intp]]:
-    """Split 60:20:20 in each class; return the rows of each part, ascending."""
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"all {len(labels)} volumes are of class {str(classes[0])!r}; expected at "
-            "least two classes."
-        )
-    if counts.min() < _MIN_VOLUMES:
-        scarce = classes[counts.argmin()]
-        raise ValueError(
-            f"class {str(scarce)!r} has {counts.min()} volumes; the split 60:20:20 "
-            f"needs at least {_MIN_VOLUMES} of each class."
-        )
-    part = np.zeros(len(labels), dtype=int)
-    for name in classes:
-        rows = generator.permutation(np.flatnonzero(labels == name))
-        fifth = round(len(rows) / 5)
-        part[rows[:fifth]] = 2
-        part[rows[fifth : 2 * fifth]] = 1
-    return [np.flatnonzero(part == number) for number in range(3)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,22 +16,27 @@ from sksubtomo._files import write_atomically, write_text
 from sksubtomo.classification import SubtomogramClassifier
 from sksubtomo.inspection import plot_embedding, plot_slices
 from sksubtomo.model_selection import (
+    LabelFractionCurve,
     LabelFractionRow,
     LabelFractionSummary,
     plot_label_fractions,
     summarize_label_fractions,
 )
-from sksubtomo.study._data import Parts
-from sksubtomo.study._plan import MAIN_TABLE, VALIDATION_FROM, Pretraining
-from sksubtomo.study._work import Pretrained, single_thread
+from sksubtomo.model_selection._comparison import Comparison
+from sksubtomo.model_selection._plan import VALIDATION_FROM
+from sksubtomo.model_selection._pretraining import freeze_pretrainers
+from sksubtomo.pretraining import ContrastivePretrainer
+from sksubtomo.study._data import StudyData
 from sksubtomo.study.settings import BASELINE, StudySettings
+
+# There is one split, so that its number is left out.
+_COLUMNS = [column.name for column in fields(LabelFractionRow)][:-1]
 
 # Text is aligned to the left, numbers to the right.
 _HEADER = {
     "labels/class": ">",
     "fraction": ">",
     "validation labels": ">",
-    "views": "<",
     "method": "<",
     "accuracy (%)": ">",
     "n": ">",
@@ -44,14 +51,11 @@ class StudyResult:
     Attributes
     ----------
     rows : list of LabelFractionRow
-        The fits from random weights and from pretraining with the main views, as in
-        ``label_fractions.csv``.
-    paper_rows : list of LabelFractionRow
-        The fits from pretraining with the paper's views.
+        The fits, as in ``label_fractions.csv``.
     summaries : list of LabelFractionSummary
-        Of `rows`.
-    paper_summaries : list of LabelFractionSummary
-        Of `paper_rows`, tested against the same random initialisation.
+        Of `rows`, tested against random initialisation.
+    curve : LabelFractionCurve
+        The same, with the split, further tests and data frames.
     table : str
         The printed table.
     output : Path
@@ -59,9 +63,8 @@ class StudyResult:
     """
 
     rows: list[LabelFractionRow]
-    paper_rows: list[LabelFractionRow]
     summaries: list[LabelFractionSummary]
-    paper_summaries: list[LabelFractionSummary]
+    curve: LabelFractionCurve
     table: str
     output: Path
 
@@ -69,47 +72,62 @@ class StudyResult:
 def report(
     settings: StudySettings,
     output: Path,
-    parts: Parts,
-    rows: list[LabelFractionRow],
-    paper_rows: list[LabelFractionRow],
-    pretrained: Sequence[tuple[Pretraining, Pretrained]],
+    data: StudyData,
+    comparison: Comparison,
+    curve: LabelFractionCurve,
 ) -> StudyResult:
-    """Summarise the rows, and write the table and the figures."""
-    main, *paper = settings.named_views
-    baseline = [row for row in rows if row.method == BASELINE]
-    summaries = {main: summarize_label_fractions(rows, BASELINE)}
-    for name in paper:
-        compared = summarize_label_fractions([*baseline, *paper_rows], BASELINE)
-        summaries[name] = [row for row in compared if row.method != BASELINE]
-    table = _format_table(settings, parts, summaries, pretrained)
+    """Summarise the rows, and write the tables and the figures."""
+    _write_rows(output / "label_fractions.csv", curve.rows_)
+    summaries = summarize_label_fractions(curve.rows_, BASELINE)
+    table = _format_table(settings, data, summaries, curve)
     write_text(output / "table.txt", table)
-    _draw_figures(output, parts, summaries, pretrained)
+    pretrainers = _load_pretrainers(comparison, output / "cache")
+    _draw_figures(output, data, summaries, curve, pretrainers)
     return StudyResult(
-        rows=rows,
-        paper_rows=paper_rows,
-        summaries=summaries[main],
-        paper_summaries=[row for name in paper for row in summaries[name]],
+        rows=curve.rows_,
+        summaries=summaries,
+        curve=curve,
         table=table,
         output=output,
     )
 
 
+def _write_rows(path: Path, rows: Sequence[LabelFractionRow]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(astuple(row)[: len(_COLUMNS)] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _load_pretrainers(
+    comparison: Comparison, cache: Path
+) -> dict[str, ContrastivePretrainer]:
+    """Take from the cache what the curve has left there."""
+    pretrainers = {}
+    for task in comparison.pretrainings():
+        X_train = comparison.X[task.split.train]
+        frozen = freeze_pretrainers(task.estimator, X_train, str(cache), task.seed)
+        pretrainers[task.method] = frozen.pretrainer.estimator
+    return pretrainers
+
+
 def _format_table(
     settings: StudySettings,
-    parts: Parts,
-    summaries: Mapping[str, Sequence[LabelFractionSummary]],
-    pretrained: Sequence[tuple[Pretraining, Pretrained]],
+    data: StudyData,
+    summaries: Sequence[LabelFractionSummary],
+    curve: LabelFractionCurve,
 ) -> str:
-    main, *paper = summaries
     encoder, views = (
         " ".join(str(value).split()) for value in (settings.encoder, settings.views)
     )
-    classes = np.unique(parts.y_train)
-    depth, height, width = parts.X_train.shape[1:]
+    classes = np.unique(data.y)
+    depth, height, width = data.X.shape[1:]
+    (split,) = curve.splits_
     voxel = (
         "voxel size unknown"
-        if parts.voxel_size is None
-        else f"voxels of {parts.voxel_size:.3g} Å"
+        if data.voxel_size is None
+        else f"voxels of {data.voxel_size:.3g} Å"
     )
     source = (
         f"simulated, SNR {settings.snr:g}"
@@ -117,35 +135,39 @@ def _format_table(
         else f"from {Path(settings.data).name}"
     )
     fine_tune_epochs = settings.fine_tune_epochs or SubtomogramClassifier().max_epochs
-    chance = _chance(parts)
     lines = [
         f"{len(classes)} classes: {', '.join(classes)}",
         f"Volumes: {depth} x {height} x {width}, {voxel}, {source}; "
-        f"{len(parts.y_train)} training, {len(parts.y_val)} validation, "
-        f"{len(parts.y_test)} test",
+        f"{len(split.train)} training, {len(split.validation)} validation, "
+        f"{len(split.test)} test",
         f"Encoder {encoder}; pretraining {settings.epochs} "
-        f"epochs on the training part, views {views}"
-        + "".join(f" and, beside, {name}" for name in paper),
-        f"Fine-tuning {fine_tune_epochs} epochs in every row; test accuracy, mean "
-        f"± standard deviation over {settings.repeats} repeats (labels and seed); "
-        f"chance {100 * chance:.1f} %",
+        f"epochs on the training part, views {views}; fine-tuning {fine_tune_epochs} "
+        "epochs",
+        *(
+            [
+                f"Recipes, with their own settings but for the epochs: "
+                f"{', '.join(settings.recipes)}"
+            ]
+            if settings.recipes
+            else []
+        ),
+        "Test accuracy, mean ± standard deviation over "
+        f"{settings.repeats} repeats (labels and seed); chance "
+        f"{100 * curve.chance_:.1f} %",
         "p: paired two-tailed t-test against random initialisation on the same labels",
         "",
     ]
-    named = [(name, row) for name, rows in summaries.items() for row in rows]
-    named.sort(key=lambda item: (item[1].labels_per_class, item[1].label_fraction))
     body = [
         [
             str(row.labels_per_class),
             f"{row.label_fraction:.3g}",
             str(row.validation_labels),
-            "-" if row.method == BASELINE else name,
             row.method,
             _mean_and_std(row),
             str(row.n_repeats),
             _format_pvalue(row.pvalue),
         ]
-        for name, row in named
+        for row in summaries
     ]
     widths = [max(map(len, column)) for column in zip(_HEADER, *body, strict=True)]
 
@@ -161,22 +183,27 @@ def _format_table(
         "\n\n".join("\n".join(map(join, block)) for _, block in blocks),
         rule,
         "",
-        _difficulty(parts, summaries[main], chance),
+        _difficulty(summaries, len(split.train), len(split.test), curve.chance_),
     ]
-    if any(row.validation_labels for _, row in named):
+    if any(row.validation_labels for row in summaries):
         lines.append(
             f"From {VALIDATION_FROM} labels per class up, the epoch is chosen by "
-            f"{len(parts.y_val)} further validation labels; below, the last one stays."
+            f"{len(split.validation)} further validation labels; below, the last one "
+            "stays."
         )
     durations = ", ".join(
-        f"{task.method} ({task.views}) {loaded.seconds:.0f} s"
-        for task, loaded in pretrained
+        f"{method} {seconds:.0f} s"
+        for method, (seconds,) in curve.pretraining_seconds_.items()
+        if np.isfinite(seconds)
     )
     return "\n".join([*lines, f"Pretraining took {durations}.", ""])
 
 
 def _difficulty(
-    parts: Parts, summaries: Sequence[LabelFractionSummary], chance: float
+    summaries: Sequence[LabelFractionSummary],
+    n_train: int,
+    n_test: int,
+    chance: float,
 ) -> str:
     everything = [
         row for row in summaries if row.method == BASELINE and row.label_fraction == 1
@@ -185,7 +212,7 @@ def _difficulty(
         return "Random initialisation with all labels was not run."
     (row,) = everything
     # Two standard errors of guessing.
-    spread = 2 * np.sqrt(chance * (1 - chance) / len(parts.y_test))
+    spread = 2 * np.sqrt(chance * (1 - chance) / n_test)
     if row.mean >= 0.99:
         verdict = "all but perfect: this study is too easy to compare methods"
     elif row.mean <= chance + spread:
@@ -193,15 +220,9 @@ def _difficulty(
     else:
         verdict = "neither chance nor perfect"
     return (
-        f"Random initialisation with all {len(parts.y_train)} training labels reaches "
+        f"Random initialisation with all {n_train} training labels reaches "
         f"{100 * row.mean:.1f} % (chance {100 * chance:.1f} %): {verdict}."
     )
-
-
-def _chance(parts: Parts) -> float:
-    """Return the test accuracy of always naming the most frequent class."""
-    _, counts = np.unique(parts.y_test, return_counts=True)
-    return float(counts.max() / counts.sum())
 
 
 def _mean_and_std(row: LabelFractionSummary) -> str:
@@ -216,38 +237,31 @@ def _format_pvalue(pvalue: float) -> str:
     return "< 0.0001" if pvalue < 1e-4 else f"{pvalue:.4f}"
 
 
-@single_thread()
 def _draw_figures(
     output: Path,
-    parts: Parts,
-    summaries: Mapping[str, Sequence[LabelFractionSummary]],
-    pretrained: Sequence[tuple[Pretraining, Pretrained]],
+    data: StudyData,
+    summaries: Sequence[LabelFractionSummary],
+    curve: LabelFractionCurve,
+    pretrainers: Mapping[str, ContrastivePretrainer],
 ) -> None:
     # No pyplot: it would open windows where there is a display.
     from matplotlib.figure import Figure
 
-    main, *paper = summaries
+    (split,) = curve.splits_
     accuracy = Figure(figsize=(6.4, 3.6), layout="constrained")
-    plot_label_fractions(
-        summaries[main],
-        compared={name: summaries[name] for name in paper},
-        chance=_chance(parts),
-        ax=accuracy.add_subplot(),
-    )
+    plot_label_fractions(summaries, chance=curve.chance_, ax=accuracy.add_subplot())
     slices = plot_slices(
-        parts.X_train, parts.y_train, voxel_size=parts.voxel_size, figure=Figure()
+        data.X[split.train],
+        data.y[split.train],
+        voxel_size=data.voxel_size,
+        figure=Figure(),
     )
-    pretrainers = {
-        task.method: loaded.pretrainer
-        for task, loaded in pretrained
-        if task.table == MAIN_TABLE
-    }
     n_rows = len(pretrainers) // 2 + 1
     embedding = Figure(figsize=(5.6, 2.7 * n_rows), layout="constrained")
     axes = embedding.subplots(n_rows, 2).ravel()
     for (method, pretrainer), ax in zip(pretrainers.items(), axes, strict=False):
-        features = pretrainer.transform(parts.X_test)
-        plot_embedding(features, parts.y_test, legend=False, marker_size=9, ax=ax)
+        features = pretrainer.transform(data.X[split.test])
+        plot_embedding(features, data.y[split.test], legend=False, marker_size=9, ax=ax)
         ax.set_title(method, fontsize="medium")
     # The first axes that are left over hold the legend.
     spare = axes[len(pretrainers) :]

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import joblib
-import numpy as np
-from tqdm import tqdm
+import torch
 
 from sksubtomo._training.runtime import resolve_device
 from sksubtomo.inspection._matplotlib import import_pyplot
-from sksubtomo.study._data import Parts, load_parts
-from sksubtomo.study._folder import claim_folder, read_rows, write_rows
-from sksubtomo.study._plan import (
-    MAIN_TABLE,
-    Cell,
-    Pretraining,
-    Task,
-    derive_seed,
-    plan_cells,
-    plan_pretrainings,
-)
+from sksubtomo.model_selection._comparison import Comparison
+from sksubtomo.model_selection.curve import run_comparison
+from sksubtomo.study._data import StudyData, load_data
+from sksubtomo.study._folder import claim_folder
+from sksubtomo.study._plan import plan_study
 from sksubtomo.study._report import StudyResult, report
-from sksubtomo.study._work import load_pretrained, run_tasks
-from sksubtomo.study.settings import StudySettings
+from sksubtomo.study.settings import BASELINE, StudySettings
 
 
 def run_study(
@@ -40,7 +32,9 @@ def run_study(
 
     Volumes are simulated or read, and split once, 60:20:20 in each class. Each method
     pretrains on the training part without labels. A classifier is then fine-tuned from
-    each and from random weights, on the same labels within a repeat, and tested.
+    each and from random weights, on the same labels within a repeat, and tested; beside
+    them stand the recipes of the paper and of this package. It is a
+    `sksubtomo.model_selection.label_fraction_curve`, with tables and figures.
 
     Parameters
     ----------
@@ -63,8 +57,7 @@ def run_study(
     Raises
     ------
     ValueError
-        If the data do not allow the study, or if `output` holds one of other settings
-        or a table that was changed.
+        If the data do not allow the study, or if `output` holds one of other settings.
     FileNotFoundError
         If a file of the settings does not exist.
     ImportError
@@ -112,13 +105,11 @@ def prepare_study(
     settings = StudySettings() if settings is None else settings
     import_pyplot()
     resolve_device(settings.device)
-    generator = np.random.default_rng(derive_seed(settings, "split"))
-    parts = load_parts(settings, generator)
+    data = load_data(settings)
+    comparison = plan_study(settings, data)
     output = Path(output)
-    claim_folder(output, settings, parts.contents)
-    study = PreparedStudy(settings, output, parts)
-    read_rows(output, study._cells())
-    return study
+    claim_folder(output, settings, data.contents)
+    return PreparedStudy(settings, output, data, comparison)
 
 
 @dataclass(frozen=True)
@@ -131,13 +122,16 @@ class PreparedStudy:
         What to do.
     output : Path
         The folder of the files.
-    parts : Parts
-        The split.
+    data : StudyData
+        The volumes.
+    comparison : Comparison
+        Split, label settings and classifiers.
     """
 
     settings: StudySettings
     output: Path
-    parts: Parts
+    data: StudyData
+    comparison: Comparison
 
     def run(self, *, n_jobs: int | None = None, progress: bool = False) -> StudyResult:
         """Compute what is not yet there, and write tables and figures.
@@ -154,49 +148,28 @@ class PreparedStudy:
         StudyResult
             Rows, summaries and the table.
         """
-        pretrainings, cells = self._pretrainings(), self._cells()
-        rows = read_rows(self.output, cells)
-        missing = [task for task in pretrainings if load_pretrained(task.path) is None]
-        todo = [cell for cell in cells if cell.key not in rows]
-        # Those that take longest first.
-        todo.sort(key=lambda cell: -cell.setting.n_labels)
-        # Cells from random weights wait for nothing, and fill the cores that the last
-        # pretrainings leave idle.
-        first: list[Task] = [*missing, *(cell for cell in todo if cell.start is None)]
-        second: list[Task] = [cell for cell in todo if cell.start is not None]
-        stages = (run_tasks(tasks, self.parts, n_jobs) for tasks in (first, second))
-        for finished in tqdm(
-            chain.from_iterable(stages),
-            total=len(pretrainings) + len(cells),
-            initial=len(pretrainings) - len(missing) + len(rows),
-            desc="study",
-            unit="fit",
-            disable=not progress,
+        # The number of threads decides in which order sums are computed.
+        with (
+            _single_thread(),
+            joblib.parallel_config(
+                "loky", n_jobs=n_jobs or -1, inner_max_num_threads=1
+            ),
         ):
-            if finished is not None:
-                cell, row = finished
-                rows[cell.key] = row
-                write_rows(self.output, cell.table, cells, rows)
-        pretrained = [(task, joblib.load(task.path)) for task in pretrainings]
-        for task, result in pretrained:
-            for message, category in result.messages:
-                warnings.warn(
-                    f"pretraining {task.method} with {task.views} views: {message}",
-                    category,
-                    stacklevel=2,
-                )
-        return report(
-            self.settings,
-            self.output,
-            self.parts,
-            [rows[cell.key] for cell in cells if cell.table == MAIN_TABLE],
-            [rows[cell.key] for cell in cells if cell.table != MAIN_TABLE],
-            pretrained,
-        )
+            curve = run_comparison(
+                self.comparison,
+                BASELINE,
+                folder=self.output,
+                verbose=int(progress),
+            )
+            return report(self.settings, self.output, self.data, self.comparison, curve)
 
-    def _pretrainings(self) -> list[Pretraining]:
-        # Workers may have been started in another working directory.
-        return plan_pretrainings(self.settings, self.output.absolute() / "cache")
 
-    def _cells(self) -> list[Cell]:
-        return plan_cells(self.settings, self.parts, self._pretrainings())
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    """Let torch use one thread in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

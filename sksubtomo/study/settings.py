@@ -16,6 +16,9 @@ from sksubtomo.networks import ENCODERS
 BASELINE = "random"
 """The method that starts from random weights."""
 
+RECIPES = ("gupta2022", "recommended")
+"""The functions of ``sksubtomo.recipes`` that a study knows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
@@ -54,11 +57,13 @@ class StudySettings:
         The contrastive methods, by the name that the tables have. MoCo's momentum is
         0.99: at the paper's 0.999 the key encoder would hardly move in so few steps.
     encoder : str or object, default="rb3d"
-        The network of every row.
+        The network of every row but the recipes'.
     views : str or object, default=RotateShiftNoise(max_translation=0.05)
         The augmentation of pretraining.
-    paper_views : str, object or None, default="crop_affine"
-        The augmentation shown beside it, at few labels only; None leaves it out.
+    recipes : tuple of str, default=("gupta2022", "recommended")
+        Functions of `sksubtomo.recipes` that are shown beside the methods. They have
+        their own encoder, views and training; `epochs` and `fine_tune_epochs` are
+        these.
     epochs : int, default=70
         Of pretraining.
     batch_size : int, default=16
@@ -68,8 +73,8 @@ class StudySettings:
     weight_decay : float, default=1e-4
         Of pretraining.
     fine_tune_epochs : int, default=None
-        Of fine-tuning; None means the classifier's default. Everything else of
-        fine-tuning is the classifier's default.
+        Of fine-tuning, in every row; None means the default of the classifier.
+        Everything else of fine-tuning is the classifier's or recipe's default.
     device : str, default="cpu"
         Where to compute. On small volumes an accelerator gains little, and the CPU
         gives the same numbers on most machines.
@@ -99,7 +104,7 @@ class StudySettings:
     )
     encoder: Any = "rb3d"
     views: Any = field(default_factory=lambda: RotateShiftNoise(max_translation=0.05))
-    paper_views: Any = "crop_affine"
+    recipes: Sequence[str] = RECIPES
     epochs: int = 70
     batch_size: int = 16
     lr: float = 5e-4
@@ -135,11 +140,19 @@ class StudySettings:
                 "fractions and labels_per_class are both empty; expected at least one "
                 "number of labels."
             )
-        if not self.methods or BASELINE in self.methods:
+        taken = {BASELINE, *RECIPES} & set(self.methods)
+        if not self.methods or taken:
             raise ValueError(
                 f"methods has the names {sorted(self.methods)}; expected at least one, "
-                f"and none that is called {BASELINE!r}."
+                f"and none that is called {' or '.join(map(repr, sorted(taken)))}."
+                if taken
+                else "methods is empty; expected at least one."
             )
+        for recipe in self.recipes:
+            if recipe not in RECIPES:
+                raise ValueError(
+                    f"recipes holds {recipe!r}; expected some of {list(RECIPES)}."
+                )
         for given, missing in (("data", "labels"), ("labels", "data")):
             if getattr(self, given) is not None and getattr(self, missing) is None:
                 raise ValueError(
@@ -155,22 +168,3 @@ class StudySettings:
             resolve(method, METHODS, f"methods[{name!r}]")
         resolve(self.encoder, ENCODERS, "encoder")
         resolve(self.views, AUGMENTATIONS, "views")
-        if self.paper_views is not None:
-            resolve(self.paper_views, AUGMENTATIONS, "paper_views")
-            if len(self.named_views) == 1:
-                raise ValueError(
-                    f"views and paper_views are both {next(iter(self.named_views))}; "
-                    "expected different ones, or paper_views=None."
-                )
-
-    @property
-    def named_views(self) -> dict[str, Any]:  # numpydoc ignore=RT01
-        """The augmentations by the name that the table has, the main one first."""
-        names = {augmentation: name for name, augmentation in AUGMENTATIONS.items()}
-        named = {}
-        for views in (self.views, self.paper_views):
-            if isinstance(views, str):
-                named[views] = views
-            elif views is not None:
-                named[names.get(type(views), type(views).__name__)] = views
-        return named

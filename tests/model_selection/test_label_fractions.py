@@ -6,7 +6,7 @@ from scipy import stats
 
 from sksubtomo.model_selection import (
     LabelFractionRow,
-    paired_t_test,
+    corrected_t_test,
     plot_label_fractions,
     summarize_label_fractions,
 )
@@ -26,56 +26,6 @@ def make_rows(accuracies, labels_per_class=5, validation_labels=0):
         for method, values in accuracies.items()
         for repeat, accuracy in enumerate(values)
     ]
-
-
-def test_paired_t_test_agrees_with_its_definition():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(1, 1, 7), rng.normal(0, 1, 7)
-    difference = a - b
-    t = difference.mean() / (difference.std(ddof=1) / math.sqrt(7))
-    result = paired_t_test(a, b)
-    assert result.statistic == pytest.approx(t)
-    assert result.pvalue == pytest.approx(2 * stats.t.sf(abs(t), df=6))
-
-
-def test_paired_t_test_is_antisymmetric_and_two_tailed():
-    a, b = [0.6, 0.7, 0.5], [0.4, 0.6, 0.2]
-    forward, backward = paired_t_test(a, b), paired_t_test(b, a)
-    assert forward.statistic == -backward.statistic > 0
-    assert forward.pvalue == backward.pvalue
-
-
-def test_paired_t_test_uses_the_pairs():
-    a, b = [0.1, 0.5, 0.9], [0.0, 0.41, 0.79]
-    assert paired_t_test(a, b).pvalue < 0.01
-    assert paired_t_test(a, b[::-1]).pvalue > 0.5
-
-
-def test_paired_t_test_without_spread():
-    assert paired_t_test([0.3, 0.5], [0.3, 0.5]) == (0.0, 1.0)
-    # 0.1 + 0.2 != 0.3: equal differences that differ by rounding.
-    better = paired_t_test([0.3, 0.4, 1.0], [0.1, 0.2, 0.8])
-    assert better.statistic == math.inf
-    assert math.isnan(better.pvalue)
-    assert paired_t_test([0.1, 0.2], [0.2, 0.3]).statistic == -math.inf
-
-
-def test_paired_t_test_of_one_pair_is_undefined():
-    assert all(map(math.isnan, paired_t_test([0.5], [0.1])))
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        ([1.0, 2.0], [1.0], r"shape \(2,\) and b has shape \(1,\)"),
-        ([], [], "at least 1"),
-        ([[1.0]], [[1.0]], "one-dimensional"),
-        ([1.0, np.nan], [1.0, 2.0], "NaN"),
-    ],
-)
-def test_paired_t_test_rejects(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        paired_t_test(a, b)
 
 
 def test_summary_by_hand():
@@ -112,6 +62,29 @@ def test_summary_tests_common_repeats_only():
     moco = summarize_label_fractions(rows)[1]
     assert moco.n_repeats == 3
     assert moco.pvalue == pytest.approx(stats.ttest_rel([0.5, 0.6], [0.1, 0.3]).pvalue)
+
+
+def test_summary_pairs_within_a_split():
+    rows = [
+        LabelFractionRow(method, 1.0, 5, 0, repeat, accuracy, 1.0, split)
+        for method, accuracies in {
+            "random": [0.1, 0.3, 0.2, 0.6],
+            "moco": [0.2, 0.5, 0.2, 0.9],
+        }.items()
+        for (split, repeat), accuracy in zip(np.ndindex(2, 2), accuracies, strict=True)
+    ]
+    moco = summarize_label_fractions(rows)[1]
+    assert moco.n_repeats == 4
+    expected = stats.ttest_rel([0.2, 0.5, 0.2, 0.9], [0.1, 0.3, 0.2, 0.6]).pvalue
+    assert moco.pvalue == pytest.approx(expected)
+
+
+def test_summary_corrects_for_what_repeats_share():
+    a, b = [0.5, 0.6, 0.8], [0.2, 0.4, 0.3]
+    rows = make_rows({"random": b, "moco": a})
+    moco = summarize_label_fractions(rows, test_over_train=0.25)[1]
+    assert moco.pvalue == corrected_t_test(a, b, 0.25).pvalue
+    assert moco.pvalue > summarize_label_fractions(rows)[1].pvalue
 
 
 def test_summary_of_one_repeat_and_without_baseline():

@@ -1,16 +1,15 @@
-"""Comparison of methods that saw equal numbers of labels."""
+"""Fits at several numbers of labels: rows, their summary and their figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from sksubtomo.inspection._matplotlib import OKABE_ITO, import_pyplot
+from sksubtomo.model_selection.significance import corrected_t_test
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,37 +20,29 @@ _STYLES = {
     "simclr": (OKABE_ITO[0], "s"),
     "swav": (OKABE_ITO[1], "^"),
     "moco": (OKABE_ITO[2], "D"),
+    "gupta2022": (OKABE_ITO[3], "v"),
+    "recommended": (OKABE_ITO[4], "P"),
 }
-_FURTHER_STYLES = [(OKABE_ITO[3], "v"), (OKABE_ITO[4], "P"), (OKABE_ITO[5], "X")]
+_FURTHER_STYLES = [
+    (OKABE_ITO[5], "X"),
+    ("#999999", "*"),
+    ("#882255", "<"),
+    (OKABE_ITO[6], ">"),
+]
 
 # Lines are drawn side by side, so that error bars at one number of labels do not hide
 # each other: a step of 2 % on the logarithmic axis.
 _DODGE = 1.02
 
 
-class PairedTest(NamedTuple):
-    """Result of `paired_t_test`.
-
-    Attributes
-    ----------
-    statistic : float
-        Student's t; positive if the first sample is larger.
-    pvalue : float
-        Two-tailed p-value.
-    """
-
-    statistic: float
-    pvalue: float
-
-
 @dataclass(frozen=True)
 class LabelFractionRow:
-    """One fit of a label study: one line of ``label_fractions.csv``.
+    """One fit and test of a label study.
 
     Attributes
     ----------
     method : str
-        Where the weights started.
+        Name of what was fitted.
     label_fraction : float
         Part of the training labels that was asked for.
     labels_per_class : int
@@ -59,12 +50,14 @@ class LabelFractionRow:
     validation_labels : int
         Further labels that chose the epoch; 0 if there were none.
     repeat : int
-        Number of the repeat. Rows of one repeat and one number of labels saw the same
-        labels.
+        Number of the repeat. Rows of one split, one repeat and one number of labels
+        saw the same labels.
     accuracy : float
         Accuracy on the test part, 0 to 1.
     seconds : float
         Duration of fit and prediction, without pretraining.
+    split : int, default=0
+        Number of the split into training and test part.
     """
 
     method: str
@@ -74,6 +67,7 @@ class LabelFractionRow:
     repeat: int
     accuracy: float
     seconds: float
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class LabelFractionSummary:
     Attributes
     ----------
     method : str
-        Where the weights started.
+        Name of what was fitted.
     label_fraction : float
         Part of the training labels that was asked for.
     labels_per_class : int
@@ -91,14 +85,14 @@ class LabelFractionSummary:
     validation_labels : int
         Further labels that chose the epoch.
     n_repeats : int
-        Number of repeats.
+        Number of fits, of all splits.
     mean : float
         Mean accuracy.
     std : float
         Sample standard deviation (n - 1) of the accuracy; NaN for one repeat.
     pvalue : float
-        Of the paired two-tailed t-test against the baseline; NaN for the baseline
-        itself and where `paired_t_test` gives none.
+        Of the two-tailed t-test against the baseline; NaN for the baseline itself and
+        where the test gives none.
     """
 
     method: str
@@ -111,76 +105,25 @@ class LabelFractionSummary:
     pvalue: float
 
 
-def paired_t_test(a: npt.ArrayLike, b: npt.ArrayLike) -> PairedTest:
-    """Test whether paired samples have equal means.
-
-    Student's t-test of the differences, two-tailed.
-
-    Parameters
-    ----------
-    a : array-like of shape (n,)
-        Scores of one method.
-    b : array-like of shape (n,)
-        Scores of the other; ``a[i]`` and ``b[i]`` belong together.
-
-    Returns
-    -------
-    PairedTest
-        ``statistic`` and ``pvalue``. For a single pair both are NaN. Where all
-        differences are zero they are 0 and 1. Where all are equal and not zero, the
-        statistic is plus or minus infinity and the p-value NaN: accuracies on a small
-        test set are so coarse that this happens by chance, and says nothing of their
-        spread.
-
-    Raises
-    ------
-    ValueError
-        If the samples are empty, of different lengths, not one-dimensional or not
-        finite.
-
-    Examples
-    --------
-    >>> from sksubtomo.model_selection import paired_t_test
-    >>> test = paired_t_test([0.61, 0.66, 0.58], [0.41, 0.52, 0.43])
-    >>> round(test.pvalue, 3)
-    0.013
-    """
-    first = np.asarray(a, dtype=np.float64)
-    second = np.asarray(b, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape or not len(first):
-        raise ValueError(
-            f"a has shape {first.shape} and b has shape {second.shape}; expected two "
-            "one-dimensional samples of equal length, at least 1."
-        )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("a or b holds NaN or infinity; expected finite scores.")
-    if len(first) == 1:
-        return PairedTest(float("nan"), float("nan"))
-    differences = first - second
-    # Equal differences differ by rounding, which the test would take for a spread.
-    rounding = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
-    if np.ptp(differences) <= rounding:
-        mean = differences.mean()
-        if abs(mean) <= rounding:
-            return PairedTest(0.0, 1.0)
-        return PairedTest(float(np.copysign(np.inf, mean)), float("nan"))
-    result = stats.ttest_rel(first, second)
-    return PairedTest(float(result.statistic), float(result.pvalue))
-
-
 def summarize_label_fractions(
-    rows: Iterable[LabelFractionRow], baseline: str = "random"
+    rows: Iterable[LabelFractionRow],
+    baseline: str = "random",
+    *,
+    test_over_train: float = 0.0,
 ) -> list[LabelFractionSummary]:
     """Average the repeats, and test each method against a baseline.
 
     Parameters
     ----------
     rows : iterable of LabelFractionRow
-        Single fits; anything with these attributes, such as the named tuples of a data
-        frame's ``itertuples()``.
+        Single fits; anything with these attributes (`split` may be missing), such as
+        the named tuples of a data frame's ``itertuples()``.
     baseline : str, default="random"
         The method that the others are tested against. Repeats are paired: only those
         that both have count.
+    test_over_train : float, default=0.0
+        Number of test volumes divided by that of training volumes, as for
+        `corrected_t_test`; 0 is `paired_t_test`.
 
     Returns
     -------
@@ -205,7 +148,7 @@ def summarize_label_fractions(
     >>> [(row.method, round(row.mean, 2)) for row in summarize_label_fractions(rows)]
     [('random', 0.45), ('moco', 0.7)]
     """
-    groups: dict[tuple[str, float, int], dict[int, LabelFractionRow]] = {}
+    groups: dict[tuple[str, float, int], dict[tuple[int, int], LabelFractionRow]] = {}
     methods: list[str] = []
     for row in rows:
         if row.method not in methods:
@@ -213,12 +156,14 @@ def summarize_label_fractions(
         repeats = groups.setdefault(
             (row.method, row.label_fraction, row.labels_per_class), {}
         )
-        if row.repeat in repeats:
+        run = (getattr(row, "split", 0), row.repeat)
+        if run in repeats:
             raise ValueError(
                 f"rows hold repeat {row.repeat} of method {row.method!r} at "
-                f"label_fraction={row.label_fraction:g} twice; expected it once."
+                f"label_fraction={row.label_fraction:g} twice (split {run[0]}); "
+                "expected it once."
             )
-        repeats[row.repeat] = row
+        repeats[run] = row
     summaries = []
     for (method, fraction, per_class), repeats in groups.items():
         accuracies = [row.accuracy for row in repeats.values()]
@@ -226,9 +171,10 @@ def summarize_label_fractions(
         paired = [] if method == baseline else sorted(repeats.keys() & reference.keys())
         pvalue = float("nan")
         if paired:
-            pvalue = paired_t_test(
-                [repeats[repeat].accuracy for repeat in paired],
-                [reference[repeat].accuracy for repeat in paired],
+            pvalue = corrected_t_test(
+                [repeats[run].accuracy for run in paired],
+                [reference[run].accuracy for run in paired],
+                test_over_train,
             ).pvalue
         summaries.append(
             LabelFractionSummary(
