@@ -137,8 +137,9 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     test_views : int, default=1
         Number of orientations of each volume over which ``predict`` and
         ``predict_proba`` average the probabilities, at so many times the cost. The
-        first is the volume's own; the next ones of a cubic volume are the 23 other
-        rotations that map a cube to itself.
+        first four are the volume and its half turns, which leave the missing wedge
+        where it is; the next ones of a cubic volume are the other rotations that map a
+        cube to itself, which do not.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
