@@ -27,9 +27,6 @@ SEVEN = ("1bxn", "1mnf", "1u6g", "3cf3", "3gl1", "3j9i", "4v1w")
 # studied, and none is used.
 VALIDATION_FROM = 20
 
-# Parts of a pretraining after which its encoder is probed.
-PROBED = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
-
 
 @dataclass(frozen=True)
 class DataSet:
@@ -106,7 +103,7 @@ class Scale:
     repeats: int
     pretrain_epochs: int
     fine_tune_epochs: int = 50
-    fine_tune_steps: int = 1000
+    fine_tune_steps: int = 2000
     data_seed: int = 0
 
 
@@ -174,10 +171,17 @@ SCALES = {
 # the defaults of the estimators are not the baseline's.
 FINE_TUNING: dict[str, Any] = {
     "standardize_features": True,
+    "normalize": "dataset",
+    "mask": None,
     "augmentation": None,
     "optimizer": "adam",
     "lr": 1e-3,
+    "encoder_lr": None,
+    "schedule": "cosine",
     "weight_decay": 1e-4,
+    "label_smoothing": 0.0,
+    "average_weights": None,
+    "test_views": 1,
     "batch_size": 16,
 }
 
@@ -198,12 +202,15 @@ class Row:
         for.
     labels : tuple of str, default=None
         Some of the scale's labels, for a row that is not computed at all of them.
+    steps : int, default=None
+        The least number of steps, where it is not the scale's.
     """
 
     build: Callable[[str, float], SubtomogramClassifier]
     own_epochs: bool = False
     late: bool = False
     labels: tuple[str, ...] | None = None
+    steps: int | None = None
 
 
 def paper_row(method: str | None) -> Row:
@@ -268,7 +275,10 @@ _FEW = ("5", "25%")
 # One component at a time.
 ABLATIONS = {
     "recommended_without_pretraining": recommended_row(
-        pretrainer=None, encoder=networks.RB3D(norm="group"), mask="sphere"
+        pretrainer=None,
+        encoder=networks.RB3D(norm="group"),
+        mask="sphere",
+        encoder_lr=None,
     ),
     "recommended_without_norm": recommended_row(pretrainer__encoder__norm=None),
     "recommended_without_rotations": recommended_row(views__rotate=False),
@@ -277,7 +287,7 @@ ABLATIONS = {
     "recommended_without_noise": recommended_row(views__noise=0.0),
     "recommended_without_mask": recommended_row(pretrainer__mask=None),
     "recommended_without_schedule": recommended_row(
-        pretrainer__schedule="constant", schedule="cosine"
+        pretrainer__schedule="constant", schedule="constant"
     ),
     "recommended_without_fine_tuning_views": recommended_row(augmentation=None),
     "recommended_without_many_steps": recommended_row(max_epochs=50),
@@ -330,8 +340,10 @@ ROWS: dict[str, Row] = {
     **PAPER_ROWS,
     "rb3d_che2018": scratch_row(lambda: networks.RB3D(variant="che2018")),
     "dsrf3d_v2": scratch_row(lambda: networks.DSRF3D()),
-    # Of 46 million weights at 12^3: a cell takes a quarter of an hour on one core.
-    "cb3d": scratch_row(lambda: networks.CB3D(), late=True, labels=("25%", "100%")),
+    # Of 46 million weights at 12^3: 1,000 steps take a quarter of an hour on one core.
+    "cb3d": scratch_row(
+        lambda: networks.CB3D(), late=True, labels=("25%", "100%"), steps=1000
+    ),
     "bn_cnn": scratch_row(lambda: networks.BatchNormCNN()),
     "recommended": recommended_row(),
     **ABLATIONS,

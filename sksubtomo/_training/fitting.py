@@ -154,7 +154,8 @@ def enough_epochs(n_volumes: int, batch_size: int) -> int:
     >>> enough_epochs(50, batch_size=16), enough_epochs(5000, batch_size=16)
     (500, 50)
     """
-    n_steps = -(-n_volumes // batch_size)
+    # A single volume that is left over goes into the batch before it.
+    n_steps = max(1, n_volumes // batch_size + (n_volumes % batch_size > 1))
     return max(_ENOUGH_EPOCHS, -(-_ENOUGH_STEPS // n_steps))
 
 

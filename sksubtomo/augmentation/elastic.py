@@ -132,7 +132,6 @@ class ElasticSampler(OccasionalSampler):
     def _change(self, volumes: Tensor, drawn: Tensor) -> Tensor:
         """Deform all volumes."""
         depth, height, width = volumes.shape[2:]
-        sides = drawn.new_tensor([depth, height, width])[:, None, None, None]
-        return displace(
-            volumes, spline_displacements(drawn * sides, (depth, height, width))
-        )
+        sides = (depth, height, width)
+        scaled = [drawn[:, axis] * side for axis, side in enumerate(sides)]
+        return displace(volumes, spline_displacements(torch.stack(scaled, 1), sides))

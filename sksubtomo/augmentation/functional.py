@@ -493,8 +493,9 @@ def displace(volumes: Tensor, displacements: Tensor) -> Tensor:
     """
     identity = torch.eye(4, dtype=torch.float64)[None]
     # The volume spans 2 units along each axis; axes are counted from the last.
-    sides = displacements.new_tensor(volumes.shape[2:])[:, None, None, None]
-    offsets = (displacements / sides * 2).flip(1).movedim(1, -1)
+    sides = volumes.shape[2:]
+    scaled = [displacements[:, axis] / side * 2 for axis, side in enumerate(sides)]
+    offsets = torch.stack(scaled[::-1], dim=-1)
     grid = _sampling_grid(identity, volumes[:1]) + offsets
     return F.grid_sample(volumes, grid, align_corners=False)
 

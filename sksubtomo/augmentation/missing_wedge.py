@@ -71,8 +71,11 @@ def wedge_masks(
     """
     depth, height, width = shape
     side = width if tilt_axis == "y" else height
-    kz = _frequencies(depth).to(tilt_ranges)[:, None]
-    ku = _frequencies(side).to(tilt_ranges)
+    kz, ku = (
+        _frequencies_on(length, tilt_ranges.dtype, tilt_ranges.device)
+        for length in (depth, side)
+    )
+    kz = kz[:, None]
     # k and -k are the same line through the origin: take the one with positive ku.
     kz = torch.where(ku < 0, -kz, kz)
     ku = ku.abs()
@@ -84,6 +87,9 @@ def wedge_masks(
         either, (masks + _inside(-kz, ku, tilt_ranges, (depth, side))) / 2, masks
     )
     complete = (tilt_ranges[:, 1] - tilt_ranges[:, 0])[:, None, None] >= 180
+    if depth == 1 or side == 1:
+        # Of all tilts, a plane has one, which is measured.
+        complete = torch.ones_like(complete)
     masks = torch.where(complete | ((kz == 0) & (ku == 0)), 1.0, masks)
     return masks[:, :, None] if tilt_axis == "y" else masks[..., None]
 
@@ -190,7 +196,8 @@ def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
     low = (tied.sum(dim=2) * part.lowest).sum(dim=1) / tied.sum(dim=(1, 2))
     high = (tied.sum(dim=1) * part.highest).sum(dim=1) / tied.sum(dim=(1, 2))
     found = torch.stack([low, high], dim=1)
-    return torch.where(best[:, 0] > 0, found, found.new_tensor([-90.0, 90.0]))
+    complete = torch.stack([low.new_full(low.shape, tilt) for tilt in (-90, 90)], dim=1)
+    return torch.where(best[:, 0] > 0, found, complete)
 
 
 class _Partition(NamedTuple):
@@ -259,6 +266,12 @@ def _partition(
 def _frequencies(side: int) -> Tensor:
     """Return the frequencies along one axis in cycles per voxel, as of ``fftn``."""
     return torch.fft.fftfreq(side, dtype=torch.float64)
+
+
+@lru_cache(maxsize=32)
+def _frequencies_on(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the frequencies on a device, which has to wait for them only once."""
+    return _frequencies(side).to(device, dtype)
 
 
 def _inside(

@@ -215,7 +215,12 @@ class RotateShiftNoiseSampler(ViewSampler):
         rows = slice(start, start + len(volumes))
         n = n or rows.stop
         matrices = self.draw(n, *volumes.shape[2:])[rows]
-        views = resample(self._flip(volumes, rows, n), matrices)
+        flips = self._draw_flips(n)[rows]
+        views = volumes
+        for axis, flipped in enumerate(flips.T, start=2):
+            flipped = per_volume(flipped, volumes)
+            views = torch.where(flipped, views.flip(axis), views)
+        views = resample(views, matrices)
         # Of the volume, not of the view, from which interpolation and empty corners
         # have taken a part that differs from draw to draw.
         std = volumes.new_zeros(0)
@@ -228,8 +233,8 @@ class RotateShiftNoiseSampler(ViewSampler):
             views = _add_noise(views, std, rows, n, generator)
         else:
             moved = (matrices != torch.eye(4).to(matrices)).any(dim=2).any(dim=1)
+            masks = self._masks(volumes, flips & ~moved[:, None])
             moved = per_volume(moved, volumes)
-            masks = self._masks(volumes)
             std = std / masks.square().mean(dim=(1, 2, 3)).sqrt()
             # Volumes that have not moved have their wedge already.
             masked = _add_noise(torch.where(moved, views, 0.0), std, rows, n, generator)
@@ -240,24 +245,26 @@ class RotateShiftNoiseSampler(ViewSampler):
             views = views * per_volume(factors[rows], views)
         return views
 
-    def _flip(self, volumes: Tensor, rows: slice, n: int) -> Tensor:
-        """Flip each volume along a random choice of axes."""
+    def _draw_flips(self, n: int) -> Tensor:
+        """Draw which of the axes z, y and x of each volume are reversed."""
         if self.flips is None:
-            return volumes
+            return torch.zeros(n, 3, dtype=torch.bool)
         choices = torch.tensor(_FLIPS[self.flips])
-        drawn = torch.randint(len(choices), (n,), generator=self._generator)[rows]
-        for axis, is_flipped in zip((2, 3, 4), choices[drawn].T, strict=True):
-            is_flipped = per_volume(is_flipped, volumes)
-            volumes = torch.where(is_flipped, volumes.flip(axis), volumes)
-        return volumes
+        return choices[torch.randint(len(choices), (n,), generator=self._generator)]
 
-    def _masks(self, volumes: Tensor) -> Tensor:
-        """Return what the tilt series of each volume measures, or of all in one row."""
+    def _masks(self, volumes: Tensor, flips: Tensor) -> Tensor:
+        """Return what the tilt series of each volume measures, if it is flipped so."""
         depth, height, width = volumes.shape[2:]
         if self.wedge == "estimate":
             tilt_ranges = estimate_tilt_ranges(volumes, self.tilt_axis)
         else:
-            tilt_ranges = volumes.new_tensor([self.wedge])
+            assert isinstance(self.wedge, tuple)
+            ends = [volumes.new_full((len(volumes),), end) for end in self.wedge]
+            tilt_ranges = torch.stack(ends, dim=1)
+        # Reversing the beam, or what is across the tilt axis, turns the tilts around.
+        across = 2 if self.tilt_axis == "y" else 1
+        reversed_ = (flips[:, 0] ^ flips[:, across]).to(volumes.device)[:, None]
+        tilt_ranges = torch.where(reversed_, -tilt_ranges.flip(1), tilt_ranges)
         return wedge_masks((depth, height, width), tilt_ranges, self.tilt_axis)
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:

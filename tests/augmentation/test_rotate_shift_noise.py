@@ -269,3 +269,18 @@ def test_flips_of_rows_are_those_of_the_batch():
     whole = without(flips="half_turns").build(3)(volumes)
     part = without(flips="half_turns").build(3)(volumes[4:7], start=4, n=9)
     torch.testing.assert_close(part, whole[4:7])
+
+
+def test_noise_of_flipped_volumes_passes_their_own_wedge():
+    noise = torch.randn(60, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    volumes = apply_masks(noise, wedge_masks((12,) * 3, torch.tensor([[-40.0, 75.0]])))
+    parameters = {"p_rigid": 0, "noise": 2, "wedge": (-40, 75), "flips": "mirrors"}
+    views = without(**parameters).build(0)(volumes)
+    own = [
+        min(
+            missing_power(view[None], tilt_range)
+            for tilt_range in ((-40, 75), (-75, 40))
+        )
+        for view in views
+    ]
+    assert np.mean(own) < 1.1 * missing_power(volumes, (-40, 75)).mean()
