@@ -67,8 +67,8 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, default=None
         The network: a name or an object such as ``RB3D(norm=None)``, RB3D as
         published. None is the network of the classifier's name, of RB3D the one with
-        ``norm="group"``. With a pretrainer the network is the pretrainer's, and an
-        encoder of another family is an error.
+        ``norm="group"``; the name "rb3d" is the one without. With a pretrainer the
+        network is the pretrainer's, and an encoder of another family is an error.
     freeze_encoder : bool, default=False
         Whether to train the linear head only (the linear probe).
     standardize_features : bool, default=True
@@ -137,9 +137,9 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
     test_views : int, default=1
         Number of orientations of each volume over which ``predict`` and
         ``predict_proba`` average the probabilities, at so many times the cost. The
-        first four are the volume and its half turns, which leave the missing wedge
-        where it is; the next ones of a cubic volume are the other rotations that map a
-        cube to itself, which do not.
+        first four are the volume and its half turns, which leave the missing wedge of
+        a symmetric tilt range where it is; the next ones of a cubic volume are the
+        other rotations that map a cube to itself, which do not.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
@@ -607,8 +607,8 @@ def _parameters_of(base):
 class RB3DClassifier(SubtomogramClassifier):
     """Classify volumes with RB3D, the network of the paper.
 
-    A :class:`~sksubtomo.SubtomogramClassifier` whose encoder is RB3D, as published
-    or with ``encoder=RB3D(norm="group")``.
+    A :class:`~sksubtomo.SubtomogramClassifier` whose encoder is RB3D, by default with
+    group normalisation; ``encoder=RB3D()`` is the network as published.
 
     Read more in the :ref:`User Guide <estimators>`.
 
@@ -616,6 +616,7 @@ class RB3DClassifier(SubtomogramClassifier):
     --------
     ContrastivePretrainer : Learns weights to start from without labels.
     LabelFractionClassifier : Hides a part of the labels, for label studies.
+    sksubtomo.recipes.recommended : The best measured with few labels.
     sksubtomo.recipes.gupta2022 : The paper's own settings.
 
     References

@@ -71,7 +71,7 @@ class ContrastivePretrainer(
     encoder : {"rb3d", "dsrf3d", "cb3d", "bn_cnn", "resnet3d"} or object, \
             default=None
         The network: a name or an object such as ``ResNet3D(n_blocks=2)``. None is
-        ``RB3D(norm="group")``.
+        ``RB3D(norm="group")``; the name "rb3d" is RB3D without normalisation.
     augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, \
             default="rotate_shift_noise"
         How views are drawn: a name or an object. "rotate_shift_noise" rotates in three

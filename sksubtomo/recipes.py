@@ -10,7 +10,7 @@ from sksubtomo.contrastive import MoCo, SimCLR, SwAV
 from sksubtomo.networks import RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
 
-_METHODS = {"simclr": SimCLR, "moco": MoCo, "swav": SwAV}
+_METHODS = ("moco", "simclr", "swav")
 _QUEUE_SIZES = {"simulated": 128, "experimental": 64}
 
 
@@ -81,19 +81,29 @@ def gupta2022(
         raise ValueError(f"data={data!r}; expected one of {sorted(_QUEUE_SIZES)}.")
     if method is not None and method not in _METHODS:
         raise ValueError(
-            f"method={method!r}; expected None or one of {sorted(_METHODS)}."
+            f"method={method!r}; expected None or one of {list(_METHODS)}."
         )
     pretrainer = None
     if method is not None:
-        objective = _METHODS[method]()
-        if method == "moco":
-            objective = MoCo(
+        objectives = {
+            "simclr": SimCLR(temperature=0.2),
+            "swav": SwAV(),
+            "moco": MoCo(
                 temperature=0.2, queue_size=_QUEUE_SIZES[data], momentum=0.999
-            )
+            ),
+        }
         pretrainer = ContrastivePretrainer(
-            objective,
+            objectives[method],
             encoder=RB3D(norm=None),
-            augmentation=CropAffine(),
+            augmentation=CropAffine(
+                p_crop=0.5,
+                crop_scale=(0.5, 1.0),
+                p_affine=0.5,
+                max_rotation=45.0,
+                max_translation=0.1,
+                max_scaling=0.1,
+            ),
+            normalize="dataset",
             mask=None,
             max_epochs=200,
             batch_size=16,
@@ -107,6 +117,7 @@ def gupta2022(
         pretrainer,
         encoder=RB3D(norm=None),
         standardize_features=False,
+        augmentation=None,
         optimizer="sgd",
         schedule="cosine",
         lr=1e-4 if few_experimental_labels else 5e-4,
@@ -126,8 +137,8 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     again where it was, exact half turns and mirror images, shifts and noise; a sphere
     is cut out of each. Fine-tuning on the same kind of views, with a third of the
     learning rate for the encoder. Probabilities are averaged over the four orientations
-    that leave the missing wedge where it is. Both trainings run for at least 2,000
-    steps, however few the volumes.
+    that leave the missing wedge of a symmetric tilt range where it is. Both trainings
+    run for at least 2,000 steps, however few the volumes.
 
     Each of these was measured on its own: :ref:`paper_tables` has the accuracy beside
     that of the paper's networks and recipes, and what it loses without each part.

@@ -61,8 +61,8 @@ class SelfDistillation(BaseEstimator):
         are its decisions.
     n_views : int, default=4
         Number of orientations of each volume over which the teacher's probabilities
-        are averaged, as by `test_views`; the first four leave the missing wedge where
-        it is.
+        are averaged, as by `test_views`; the first four leave the missing wedge of a
+        symmetric tilt range where it is.
     max_epochs : int, default=None
         Passes of a student over all rows; None is the classifier's `max_epochs`, of
         which each is longer than over the labelled rows alone, or for "auto" what that
