@@ -109,6 +109,9 @@ def overhead(methods: list[str], sizes: list[int]) -> Iterator[str]:
                 start = time.perf_counter()
                 pretrainer = ContrastivePretrainer(
                     method,
+                    encoder=RB3D(),
+                    augmentation="crop_affine",
+                    schedule="constant",
                     max_epochs=n_epochs + 1,
                     batch_size=batch,
                     lr=LR,
@@ -258,6 +261,9 @@ def sksubtomo_epoch(
         clock = InTurn(lambda: None)
         ContrastivePretrainer(
             method,
+            encoder=RB3D(),
+            augmentation="crop_affine",
+            schedule="constant",
             max_epochs=1,
             batch_size=batch,
             lr=LR,

@@ -182,7 +182,14 @@ def create(path: Path, n: int) -> Any:
 
 def pretrainer(**parameters: Any) -> ContrastivePretrainer:
     return ContrastivePretrainer(
-        "simclr", max_epochs=1, device="cpu", random_state=0, **parameters
+        "simclr",
+        augmentation="crop_affine",
+        schedule="constant",
+        batch_size=16,
+        max_epochs=1,
+        device="cpu",
+        random_state=0,
+        **parameters,
     )
 
 

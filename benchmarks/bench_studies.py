@@ -235,6 +235,11 @@ def run(
     X = generator.normal(size=shape).astype(np.float32)
     y = np.arange(options.n) % 3
     pretrainer = ContrastivePretrainer(
+        encoder="rb3d",
+        augmentation="crop_affine",
+        schedule="constant",
+        batch_size=16,
+        lr=1e-4,
         max_epochs=options.epochs,
         callbacks=[Log(folder / "pretrainings")],
         random_state=0,

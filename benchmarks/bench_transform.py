@@ -50,7 +50,7 @@ def main() -> None:
         generator = np.random.default_rng(0)
         volumes = generator.standard_normal((n, size, size, size), dtype=np.float32)
         pretrainer = ContrastivePretrainer(
-            max_epochs=1, device="cpu", random_state=0
+            encoder="rb3d", max_epochs=1, device="cpu", random_state=0
         ).fit(volumes[:32])
         encoder = copy.deepcopy(pretrainer.encoder_).eval()
         encoder.to(memory_format=torch.channels_last_3d)

@@ -7,6 +7,10 @@ import os
 import sys
 from typing import Any
 
+# What max_epochs="auto" stands for; the numbers are those of `enough_epochs`, whose
+# import would bring torch into every `--help`.
+AUTO_EPOCHS = "50, or with few volumes as many as make 2,000 steps"
+
 
 def add_input(command: argparse.ArgumentParser) -> None:
     """Add the particles and how to read them.
@@ -83,7 +87,10 @@ def add_training(command: argparse.ArgumentParser) -> Any:
     """
     group = command.add_argument_group("training")
     group.add_argument(
-        "--epochs", type=int, metavar="N", help="epochs of pretraining (default: auto)"
+        "--epochs",
+        type=int,
+        metavar="N",
+        help=f"epochs of pretraining (default: {AUTO_EPOCHS})",
     )
     group.add_argument(
         "--seed",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sksubtomo._commands._guard import guard
 from sksubtomo._commands._training import (
+    AUTO_EPOCHS,
     add_input,
     add_overwrite,
     add_training,
@@ -65,7 +66,7 @@ def add(commands: Any) -> None:
         "--fine-tune-epochs",
         type=int,
         metavar="N",
-        help="epochs of fine-tuning (default: auto)",
+        help=f"epochs of fine-tuning on the labelled ones (default: {AUTO_EPOCHS})",
     )
     group.add_argument(
         "--encoder",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sksubtomo import RB3DClassifier, workflows
+from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
 from sksubtomo.cli import main
 from sksubtomo.io import read_particles, write_particles, write_volume_stack
 from sksubtomo.workflows import (
@@ -138,7 +139,10 @@ def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit):
         classify("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert f"of fine-tuning (default: {default_classifier().max_epochs})" in text
+    assert default_classifier().max_epochs == "auto"
+    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
+    for training in ("pretraining", "fine-tuning on the labelled ones"):
+        assert f"epochs of {training} (default: {auto} steps)" in text
 
 
 @pytest.mark.parametrize(

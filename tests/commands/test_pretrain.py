@@ -5,6 +5,7 @@ import pytest
 
 from sksubtomo import ContrastivePretrainer, workflows
 from sksubtomo._training import distribution
+from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
 from sksubtomo.cli import main
 from sksubtomo.io import write_volume_stack
 from sksubtomo.workflows import default_pretrainer
@@ -111,7 +112,9 @@ def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit):
         pretrain("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert f"of pretraining (default: {default_pretrainer().max_epochs})" in text
+    assert default_pretrainer().max_epochs == "auto"
+    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
+    assert f"epochs of pretraining (default: {auto} steps)" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sksubtomo import RB3DClassifier
+from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
 from sksubtomo.cli import main
 from sksubtomo.io import write_volume_stack
 from sksubtomo.workflows import default_pretrainer
@@ -47,6 +48,14 @@ def test_without_an_encoder(folder, encoder, capsys):
     assert transform(*arguments, "--device", "cpu") == 0
     assert "pretraining: 100%" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load("out.npy"), encoder.transform(X))
+
+
+def test_help_names_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        transform("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
+    assert f"epochs of pretraining (default: {auto} steps)" in text
 
 
 @pytest.mark.parametrize(
