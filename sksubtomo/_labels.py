@@ -39,6 +39,10 @@ def check_labels(
         If y is missing, of another length than X, not categorical, or has no
         labelled row.
     """
+    if unlabeled is not None and unlabeled != unlabeled:
+        raise ValueError(
+            f"unlabeled={unlabeled!r}; expected a mark that is equal to itself."
+        )
     y = validate_data(estimator, y=y)
     if _num_samples(X) != len(y):
         raise ValueError(

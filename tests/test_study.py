@@ -9,6 +9,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from sksubtomo import ContrastivePretrainer, SubtomogramClassifier
+from sksubtomo._training.fitting import enough_epochs
 from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.contrastive import MoCo
 from sksubtomo.model_selection import LabelFractionSummary, _comparison
@@ -120,9 +121,26 @@ def test_printed_table(finished):
     for line, summary in zip(body, finished.summaries, strict=True):
         assert float(line[4]) == pytest.approx(100 * summary.mean, abs=0.051)
         assert float(line[6]) == pytest.approx(100 * summary.std, abs=0.051)
-    assert "Recipes, with their own settings" in table
     (durations,) = (line for line in table.splitlines() if "Pretraining took" in line)
     assert durations.count(",") == len(METHODS) - 2
+
+
+def test_table_tells_how_long_each_row_was_trained():
+    settings = tiny(epochs=7, fine_tune_epochs=None)
+    pretraining, own, paper, best = _report._describe_rows(
+        settings, plan_classifiers(settings)
+    )
+    assert pretraining.endswith(": 7 epochs on the training part")
+    assert own.startswith("random, simclr, swav, moco: encoder rb3d, ")
+    assert own.endswith(", fine-tuning 50 epochs")
+    assert paper == "gupta2022: the recipe's own settings, fine-tuning 50 epochs"
+    assert best == (
+        "recommended: the recipe's own settings, fine-tuning at least 2,000 steps"
+    )
+    assert enough_epochs(16, batch_size=16) == 2000
+    settings = tiny(fine_tune_epochs=3)
+    _, *rows = _report._describe_rows(settings, plan_classifiers(settings))
+    assert all(row.endswith("fine-tuning 3 epochs") for row in rows)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "slices", "embedding"])

@@ -96,7 +96,7 @@ def add(commands: Any) -> None:
     option(
         study,
         "--fine-tune-epochs",
-        "epochs of fine-tuning (default: the classifier's own)",
+        "epochs of fine-tuning (default: each row's own)",
         type=int,
     )
     study.add_argument(

@@ -3,7 +3,10 @@
 Every process encodes a part of each batch. The features, a few hundred numbers a
 volume, are gathered, and head, loss, queue and cluster assignments are computed for the
 whole batch in every process. So the loss is that of one process with the same batch,
-whatever the method.
+whatever the method. Layers inside an encoder that look at the whole batch do so here,
+too: batch normalisation takes the statistics of all processes, and dropout draws the
+masks of all rows in every process. The global generators of all processes then go on
+alike, and the first one's, which a checkpoint has, is that of each.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from sksubtomo._training.batches import part_bounds
 from sksubtomo.contrastive import ContrastiveModule
-from sksubtomo.networks._layers import BatchNorm3d
 
 _Value = TypeVar("_Value")
 
@@ -165,7 +168,9 @@ def parallelize(
     """Let processes train a module together.
 
     Weights and buffers are the first process's to begin with. Batch normalisations
-    inside the encoders see the whole batch. On leaving, the module is an ordinary one.
+    inside the encoders see the whole batch, and dropout layers draw the masks that one
+    process would, if torch's global generators are equal in all processes. On leaving,
+    the module is an ordinary one.
 
     Parameters
     ----------
@@ -192,7 +197,8 @@ def parallelize(
         yield lambda view_1, view_2, n: module(view_1, view_2)
         return
     gather = _Gather(processes)
-    layers = [layer for part in module.encoders() for layer in _batch_norms(part)]
+    norms = [layer for part in module.encoders() for layer in _batch_norms(part)]
+    dropouts = [layer for part in module.encoders() for layer in _dropouts(part)]
     wrapped: DistributedDataParallel | None = None
     trained: list[bool] = []
 
@@ -216,10 +222,12 @@ def parallelize(
     gather_alone = module.gather
     try:
         module.gather = gather
-        for layer in layers:
+        for layer in norms:
             layer.forward = partial(  # type: ignore[method-assign]
                 _normalize_together, layer
             )
+        for dropout in dropouts:
+            dropout.forward = partial(_drop_together, dropout, gather)
         with warnings.catch_warnings():
             # The strides of sides of length one are arbitrary, and those of a gradient
             # depend on the size of the batch.
@@ -227,8 +235,8 @@ def parallelize(
             yield loss
     finally:
         module.gather = gather_alone
-        for layer in layers:
-            del layer.forward
+        for changed in (*norms, *dropouts):
+            del changed.forward
 
 
 def _wrap(module: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -387,12 +395,45 @@ class _SumOverProcesses(torch.autograd.Function):
         return _sum_over_processes(gradients[0])
 
 
+def _drop_together(layer: _DropoutNd, gather: _Gather, inputs: Tensor) -> Tensor:
+    """Do what a dropout layer does in one process, to this process's rows."""
+    sizes, rank = gather.sizes, gather.rank
+    # Rows need not be volumes, as in an encoder that cuts them up.
+    if not layer.training or len(inputs) != sizes[rank]:
+        dropped: Tensor = type(layer).forward(layer, inputs)
+        return dropped
+    # Which mask is whose depends on the order in memory.
+    channels_last = inputs.ndim == 5 and inputs.is_contiguous(
+        memory_format=torch.channels_last_3d
+    )
+    whole = torch.empty(
+        (sum(sizes), *inputs.shape[1:]),
+        dtype=inputs.dtype,
+        device=inputs.device,
+        memory_format=(
+            torch.channels_last_3d if channels_last else torch.contiguous_format
+        ),
+    ).fill_(1)
+    masks: Tensor = type(layer).forward(layer, whole)
+    # The backward pass would keep those of all rows.
+    return inputs * masks.split(sizes)[rank].clone()
+
+
 def _batch_norms(encoder: nn.Module) -> Iterator[_BatchNorm]:
-    """Find the layers that take statistics of a batch: torch's and the package's."""
+    """Find the layers that do what `_normalize_together` does."""
     for layer in encoder.modules():
-        forward = getattr(type(layer), "forward", None)
-        known = forward in (_BatchNorm.forward, BatchNorm3d.forward)
-        if isinstance(layer, _BatchNorm) and known:
+        if isinstance(layer, _BatchNorm) and (
+            type(layer).forward is _BatchNorm.forward
+            or getattr(layer, "normalizes_as_torch", False)
+        ):
+            yield layer
+
+
+def _dropouts(encoder: nn.Module) -> Iterator[_DropoutNd]:
+    """Find the layers that multiply by a mask that they draw."""
+    for layer in encoder.modules():
+        if type(layer) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+            assert isinstance(layer, _DropoutNd)
             yield layer
 
 

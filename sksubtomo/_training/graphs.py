@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -137,7 +138,7 @@ class GraphedStep:
         Maps two views to a scalar loss; zeroes the gradients (to None), computes new
         ones and calls an optimiser that keeps its state on the device (see
         `optimizer_settings`). What it does must depend on nothing on the host that
-        changes from step to step.
+        changes from step to step; learning rates are what `LearningRates` is for.
     warm_up : int, default=3
         Steps before each recording, at least 1.
     capture : type, default=CudaCapture
@@ -163,7 +164,7 @@ class GraphedStep:
         view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
             Two views of the same volumes.
         key : hashable, default=None
-            What on the host the step depends on, such as learning rates and which
+            What on the host the step depends on, such as the weight decay and which
             parameters are frozen. When it changes, the step is recorded anew.
 
         Returns
@@ -191,6 +192,52 @@ class GraphedStep:
             self._recorded = self._capture(self._step, view_1, view_2)
         assert self._recorded is not None
         return self._recorded.replay(view_1, view_2)
+
+
+class LearningRates:
+    """An optimiser's learning rates on the device, where a recorded step reads them.
+
+    A number would be what it was when the step was recorded. Schedulers, callbacks and
+    checkpoints have numbers all the same: the tensors are in their place for the time
+    of a step only.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._values: list[float] = []
+
+    @contextmanager
+    def on_device(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Put tensors in the place of the learning rates, inside.
+
+        Parameters
+        ----------
+        optimizer : torch Adam, AdamW or SGD
+            On CUDA, the fused one. It is given the same tensors every time.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        groups = optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups[len(self._tensors) :]:
+            # In float32, as the fused kernels read them.
+            rate = torch.empty((), device=group["params"][0].device)
+            self._tensors.append(rate)
+        values = [float(rate) for rate in rates]
+        if values != self._values:
+            for tensor, value in zip(self._tensors, values, strict=True):
+                tensor.fill_(value)
+            self._values = values
+        for group, tensor in zip(groups, self._tensors, strict=True):
+            group["lr"] = tensor
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
 
 def optimizer_settings(

@@ -28,7 +28,7 @@ from sksubtomo._training.checkpoints import (
     restore_generators,
 )
 from sksubtomo._training.distribution import agree, check_same
-from sksubtomo._training.graphs import GraphedStep
+from sksubtomo._training.graphs import GraphedStep, LearningRates
 
 _VALIDATION_BATCH = 64
 
@@ -354,6 +354,7 @@ class ContrastiveNet(VolumeNet):
         self.view = view
         self.parallel = parallel
         self.graphed_step = GraphedStep(self._learn) if graphed else None
+        self.learning_rates = LearningRates()
         super().__init__(
             module, criterion=nn.Identity, train_split=None, use_caching=False, **kwargs
         )
@@ -412,15 +413,17 @@ class ContrastiveNet(VolumeNet):
         if self.graphed_step is None:
             return super().train_step(batch, **fit_params)
         view_1, view_2 = self.draw_view(batch[0]), self.draw_view(batch[0])
-        # Tensors are read at every replay; all else is what it was when recorded.
+        # Tensors are read at every replay, and the learning rates are put into some;
+        # all else is what it was when recorded.
         settings = tuple(
             (name, id(value) if isinstance(value, Tensor) else value)
             for group in self.optimizer_.param_groups
             for name, value in group.items()
-            if name != "params"
+            if name not in ("params", "lr", "initial_lr")
         )
         trained = tuple(part.requires_grad for part in self.module_.parameters())
-        loss = self.graphed_step(view_1, view_2, (settings, trained))
+        with self.learning_rates.on_device(self.optimizer_):
+            loss = self.graphed_step(view_1, view_2, (settings, trained))
         return {"loss": loss, "y_pred": loss}
 
     def _learn(self, view_1: Tensor, view_2: Tensor) -> Tensor:

@@ -6,12 +6,19 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from itertools import product
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -330,7 +337,7 @@ def plan_comparison(
     random_state: Any,
 ) -> Comparison:
     """Do everything that can fail on bad input; arguments of `label_fraction_curve`."""
-    _check_estimators(estimators)
+    _check_estimators(estimators, unlabeled)
     numbers: Sequence[int] = (
         [labels_per_class]
         if isinstance(labels_per_class, int | np.integer)
@@ -394,7 +401,7 @@ def plan_comparison(
     )
 
 
-def _check_estimators(estimators: Mapping[str, Any]) -> None:
+def _check_estimators(estimators: Mapping[str, Any], unlabeled: Any) -> None:
     if not isinstance(estimators, Mapping) or not estimators:
         raise ValueError(
             f"estimators={estimators!r}; expected a dict of classifiers by name."
@@ -412,6 +419,13 @@ def _check_estimators(estimators: Mapping[str, Any]) -> None:
                 f"estimators[{name!r}] is a LabelFractionClassifier, but labels are "
                 "hidden already; expected the classifier in it."
             )
+        for parameter, own in estimator.get_params().items():
+            is_mark = parameter.rpartition("__")[2] == "unlabeled" and own is not None
+            if is_mark and own != unlabeled:
+                raise ValueError(
+                    f"estimators[{name!r}] has {parameter}={own!r}, but "
+                    f"unlabeled={unlabeled!r} was given; expected the same in both."
+                )
         if any(hasattr(found, "encoder_") for found in find_pretrainers(estimator)):
             raise ValueError(
                 f"estimators[{name!r}] has a fitted pretrainer, which would be fitted "
@@ -423,8 +437,14 @@ def _check_estimators(estimators: Mapping[str, Any]) -> None:
 def _check_label_numbers(
     label_fractions: Sequence[float], labels_per_class: Sequence[int]
 ) -> None:
+    for name, given in (
+        ("label_fractions", label_fractions),
+        ("labels_per_class", labels_per_class),
+    ):
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ValueError(f"{name}={given!r}; expected a sequence of numbers.")
     for fraction in label_fractions:
-        if not 0 < fraction <= 1:
+        if not (isinstance(fraction, Real) and 0 < fraction <= 1):
             raise ValueError(
                 f"label_fractions holds {fraction!r}; expected numbers above 0 and up "
                 "to 1."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import (
+    PredefinedSplit,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+)
 from sklearn.utils import _safe_indexing
 
 from sksubtomo._labels import draw_by_class
@@ -76,6 +80,8 @@ def labeled_folds(
     their group is one that is tested and not trained on. Of a list of splits they stay
     in the training parts that they are in.
     """
+    if isinstance(cv, PredefinedSplit):
+        cv = list(cv.split())
     if not hasattr(cv, "split"):
         for train, test in cv:
             rows = np.arange(len(y))
@@ -125,6 +131,11 @@ def plan_splits(
         ]
     elif isinstance(cv, Integral):
         cv = StratifiedKFold(cv) if groups is None else StratifiedGroupKFold(cv)
+    elif isinstance(cv, str) or not (hasattr(cv, "split") or isinstance(cv, Iterable)):
+        raise ValueError(
+            f"cv={cv!r}; expected a number of folds, a splitter, pairs of rows, or "
+            "None."
+        )
     splits = []
     for number, (train, test) in enumerate(
         labeled_folds(cv, X, codes, labeled, groups)
@@ -219,10 +230,16 @@ def _check_split(
         )
     if not len(split.test):
         raise ValueError(f"the test part of split {number} has no labelled volume.")
-    if groups is not None:
-        torn = np.intersect1d(
-            groups[np.concatenate([split.train, split.validation])], groups[split.test]
+    untested = np.concatenate([split.train, split.validation])
+    shared = np.intersect1d(untested, split.test)
+    if len(shared):
+        raise ValueError(
+            f"cv puts {len(shared)} rows, the first of them {shared[0]}, into both the "
+            f"training and the test part of split {number}; expected parts that have "
+            "no row in common."
         )
+    if groups is not None:
+        torn = np.intersect1d(groups[untested], groups[split.test])
         if len(torn):
             raise ValueError(
                 f"cv puts volumes of group {torn.tolist()[0]!r} into both the training "

@@ -53,8 +53,7 @@ class LabelFractionCurve:
         For each split the rows of X in its parts, ascending, as the attributes `train`
         (with the unlabelled), `validation` and `test`.
     test_over_train_ : float
-        Test volumes divided by training volumes, labelled or not, in the mean of the
-        splits.
+        Test volumes divided by labelled training volumes, in the mean of the splits.
     chance_ : float
         Test accuracy of always naming the most frequent class, in the mean of the
         splits.
@@ -410,7 +409,12 @@ def run_comparison(
         labels_per_class_=np.array([s.labels_per_class for s in comparison.settings]),
         splits_=list(splits),
         test_over_train_=float(
-            np.mean([len(split.test) / len(split.train) for split in splits])
+            np.mean(
+                [
+                    len(split.test) / comparison.labeled[split.train].sum()
+                    for split in splits
+                ]
+            )
         ),
         chance_=float(
             np.mean(

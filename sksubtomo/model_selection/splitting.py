@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
-from sklearn.utils.validation import column_or_1d
 
-from sksubtomo._labels import draw_by_class
+from sksubtomo._labels import check_labels, draw_by_class
 from sksubtomo._training.runtime import draw_seed
 from sksubtomo.model_selection._plan import UNLABELED, derive_seed, labeled_folds
 
@@ -29,18 +29,20 @@ class LabelFractionSplit:
     To keep them as unlabelled rows, put the classifier into a
     :class:`~sksubtomo.LabelFractionClassifier` and split with the other splitter.
 
-    Read more in the :ref:`User Guide <parallel_studies>`.
+    Read more in the :ref:`User Guide <label_fraction_curve>`.
 
     Parameters
     ----------
     cv : int, splitter, iterable of (train, test) or None, default=None
         The splitter, or the number of stratified folds; None means five. It sees the
-        labelled rows only. In an iterable are rows of X.
+        labelled rows only. In an iterable, as in a `PredefinedSplit`, are rows of X, of
+        which the unlabelled ones leave the test parts.
     label_fraction : float, default=1.0
         Part of the training labels of each class to keep, above 0 and up to 1.
     unlabeled : int, float or str, default=None
         The label that marks unlabelled rows of y. They are in every training part, for
-        an estimator whose own `unlabeled` is this mark, and in no test part. With
+        an estimator whose own `unlabeled` is this mark (any other would take it for a
+        class), and in no test part. With
         groups, those of a group that is tested are left out. None means that all rows
         are labelled.
     labels_per_class : int, default=None
@@ -79,12 +81,14 @@ class LabelFractionSplit:
         labels_per_class: int | None = None,
         random_state: Any = None,
     ) -> None:
-        if not 0 < label_fraction <= 1:
+        if not (isinstance(label_fraction, float | int) and 0 < label_fraction <= 1):
             raise ValueError(
                 f"label_fraction={label_fraction!r}; expected a number above 0 and up "
                 "to 1."
             )
-        if labels_per_class is not None and labels_per_class < 1:
+        if labels_per_class is not None and not (
+            isinstance(labels_per_class, int | np.integer) and labels_per_class >= 1
+        ):
             raise ValueError(
                 f"labels_per_class={labels_per_class!r}; expected an integer of at "
                 "least 1, or None."
@@ -117,13 +121,15 @@ class LabelFractionSplit:
             Rows of X to train on, ascending.
         test : ndarray of shape (n_test,)
             Rows of X to test on, ascending.
+
+        Raises
+        ------
+        ValueError
+            If y is not acceptable, has no labelled row, or can never have the mark.
         """
         X, y, groups = indexable(X, y, groups)
-        y = column_or_1d(y)
+        y, labeled = check_labels(BaseEstimator(), X, y, unlabeled=self.unlabeled)
         groups = None if groups is None else np.asarray(groups)
-        labeled = np.ones(len(y), bool)
-        if self.unlabeled is not None:
-            labeled = np.asarray(y != self.unlabeled, bool)
         codes = np.full(len(y), UNLABELED)
         _, codes[labeled] = np.unique(y[labeled], return_inverse=True)
         cv = self.cv if isinstance(self.cv, list) else self._splitter(y[labeled])
@@ -159,10 +165,16 @@ class LabelFractionSplit:
             The number.
         """
         if self.unlabeled is not None and y is not None:
-            labeled = np.flatnonzero(np.asarray(y) != self.unlabeled)
+            X, y, groups = indexable(X, y, groups)
+            rows = y if X is None else X
+            _, labeled = check_labels(
+                BaseEstimator(), rows, y, unlabeled=self.unlabeled
+            )
             X, y, groups = (
-                None if given is None else _safe_indexing(given, labeled)
-                for given in indexable(X, y, groups)
+                None
+                if given is None
+                else _safe_indexing(given, np.flatnonzero(labeled))
+                for given in (X, y, groups)
             )
         return int(self._splitter(y).get_n_splits(X, y, groups))
 

@@ -26,7 +26,15 @@ class BatchNorm3d(nn.BatchNorm3d):
     ----------
     channels : int
         Channels of the input.
+
+    Attributes
+    ----------
+    normalizes_as_torch : bool
+        True: where several processes train together, which has the same exception,
+        their common batch normalisation stands in for `forward`.
     """
+
+    normalizes_as_torch = True
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

@@ -9,11 +9,11 @@ from dataclasses import astuple, dataclass, fields
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sksubtomo._files import write_atomically, write_text
-from sksubtomo.classification import SubtomogramClassifier
 from sksubtomo.inspection import plot_embedding, plot_slices
 from sksubtomo.model_selection import (
     LabelFractionCurve,
@@ -79,7 +79,7 @@ def report(
     """Summarise the rows, and write the tables and the figures."""
     _write_rows(output / "label_fractions.csv", curve.rows_)
     summaries = summarize_label_fractions(curve.rows_, BASELINE)
-    table = _format_table(settings, data, summaries, curve)
+    table = _format_table(settings, data, comparison.estimators, summaries, curve)
     write_text(output / "table.txt", table)
     pretrainers = _load_pretrainers(comparison, output / "cache")
     _draw_figures(output, data, summaries, curve, pretrainers)
@@ -115,12 +115,10 @@ def _load_pretrainers(
 def _format_table(
     settings: StudySettings,
     data: StudyData,
+    classifiers: Mapping[str, Any],
     summaries: Sequence[LabelFractionSummary],
     curve: LabelFractionCurve,
 ) -> str:
-    encoder, views = (
-        " ".join(str(value).split()) for value in (settings.encoder, settings.views)
-    )
     classes = np.unique(data.y)
     depth, height, width = data.X.shape[1:]
     (split,) = curve.splits_
@@ -134,23 +132,12 @@ def _format_table(
         if settings.data is None
         else f"from {Path(settings.data).name}"
     )
-    fine_tune_epochs = settings.fine_tune_epochs or SubtomogramClassifier().max_epochs
     lines = [
         f"{len(classes)} classes: {', '.join(classes)}",
         f"Volumes: {depth} x {height} x {width}, {voxel}, {source}; "
         f"{len(split.train)} training, {len(split.validation)} validation, "
         f"{len(split.test)} test",
-        f"Encoder {encoder}; pretraining {settings.epochs} "
-        f"epochs on the training part, views {views}; fine-tuning {fine_tune_epochs} "
-        "epochs",
-        *(
-            [
-                f"Recipes, with their own settings but for the epochs: "
-                f"{', '.join(settings.recipes)}"
-            ]
-            if settings.recipes
-            else []
-        ),
+        *_describe_rows(settings, classifiers),
         "Test accuracy, mean ± standard deviation over "
         f"{settings.repeats} repeats (labels and seed); chance "
         f"{100 * curve.chance_:.1f} %",
@@ -197,6 +184,31 @@ def _format_table(
         if np.isfinite(seconds)
     )
     return "\n".join([*lines, f"Pretraining took {durations}.", ""])
+
+
+def _describe_rows(
+    settings: StudySettings, classifiers: Mapping[str, Any]
+) -> list[str]:
+    """Say how the rows were trained, a line for each kind of row."""
+    encoder, views = (
+        " ".join(str(value).split()) for value in (settings.encoder, settings.views)
+    )
+    lengths = {
+        name: "at least 2,000 steps"
+        if classifier.max_epochs == "auto"
+        else f"{classifier.max_epochs} epochs"
+        for name, classifier in classifiers.items()
+    }
+    lines = [
+        f"Pretraining, where there is one: {settings.epochs} epochs on the training "
+        "part",
+        f"{', '.join((BASELINE, *settings.methods))}: encoder {encoder}, views of "
+        f"pretraining {views}, fine-tuning {lengths[BASELINE]}",
+    ]
+    return lines + [
+        f"{name}: the recipe's own settings, fine-tuning {lengths[name]}"
+        for name in settings.recipes
+    ]
 
 
 def _difficulty(

@@ -62,10 +62,10 @@ class StudySettings:
         The augmentation of pretraining.
     recipes : tuple of str, default=("gupta2022", "recommended")
         Functions of `sksubtomo.recipes` that are shown beside the methods. They have
-        their own encoder, views and training; `epochs` and `fine_tune_epochs` are
-        these.
+        their own encoder, views and training, but for `epochs` and, unless it is None,
+        `fine_tune_epochs`.
     epochs : int, default=70
-        Of pretraining.
+        Of pretraining, in every row that has one.
     batch_size : int, default=16
         Of pretraining.
     lr : float, default=5e-4
@@ -73,8 +73,9 @@ class StudySettings:
     weight_decay : float, default=1e-4
         Of pretraining.
     fine_tune_epochs : int, default=None
-        Of fine-tuning, in every row; None means the default of the classifier.
-        Everything else of fine-tuning is the classifier's or recipe's default.
+        Of fine-tuning, in every row. None means what each row's classifier has: 50
+        epochs, and in that of `recommended` at least 2,000 steps. Everything else of
+        fine-tuning is the classifier's or recipe's default.
     device : str, default="cpu"
         Where to compute. On small volumes an accelerator gains little, and the CPU
         gives the same numbers on most machines.

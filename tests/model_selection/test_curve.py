@@ -400,6 +400,15 @@ def test_a_splitter_that_tears_groups_apart_is_refused():
         curve_of({"a": Recorder()}, X, y, groups=np.arange(len(y)) % 4, cv=folds)
 
 
+@pytest.mark.parametrize("validation_size", [0, 0.2])
+def test_a_test_part_that_is_trained_on_is_refused(validation_size):
+    X, y = make_data()
+    rows = np.arange(len(y))
+    folds = [(rows[:12], rows[12:]), (rows, rows[6:14])]
+    with pytest.raises(ValueError, match="cv puts 8 rows, the first of them 6, into"):
+        curve_of({"a": Recorder()}, X, y, cv=folds, validation_size=validation_size)
+
+
 def test_a_class_in_one_group_is_named():
     X, y = make_data(classes="ab")
     groups = np.where(y == "a", 0, np.arange(len(y)) % 4)
@@ -679,6 +688,13 @@ def test_warnings_say_where_they_are_from_and_come_once(n_jobs):
         ({"label_fractions": (1.5,)}, "label_fractions holds 1.5"),
         ({"labels_per_class": 0}, "labels_per_class holds 0"),
         ({"label_fractions": ()}, "both empty"),
+        ({"label_fractions": 0.5}, "label_fractions=0.5; expected a sequence"),
+        ({"labels_per_class": 2.5}, "labels_per_class=2.5; expected a sequence"),
+        ({"cv": "kfold"}, "cv='kfold'; expected a number of folds"),
+        (
+            {"estimators": {"x": RB3DClassifier(unlabeled="?")}},
+            r"estimators\['x'\] has unlabeled='\?', but unlabeled=None was given",
+        ),
         ({"n_repeats": 0}, "n_repeats=0"),
         ({"test_size": 0.9}, "test_size=0.9 and validation_size=0.2"),
         ({"test_size": 0.0}, "test_size=0.0"),
@@ -763,6 +779,14 @@ def test_accuracies_are_those_of_the_test_part(curve):
     np.testing.assert_allclose(curve.scores_["linear"][1], expected)
     assert curve.test_over_train_ == pytest.approx(24 / 72)
     assert curve.chance_ == pytest.approx(1 / 3)
+
+
+def test_correction_counts_labelled_training_rows():
+    X, y = make_data(n_per_class=30, classes="ab?")
+    curve = curve_of({"a": Recorder()}, X, y, unlabeled="?", n_repeats=1)
+    (split,) = curve.splits_
+    assert (len(split.train), len(split.test)) == (36 + 30, 12)
+    assert curve.test_over_train_ == pytest.approx(12 / 36)
 
 
 def test_summary_tests_against_any_baseline(curve):

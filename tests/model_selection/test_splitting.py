@@ -7,6 +7,7 @@ from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
+    PredefinedSplit,
     ShuffleSplit,
     StratifiedKFold,
     cross_val_score,
@@ -204,8 +205,42 @@ def test_repr_has_the_parameters():
         ({"label_fraction": 0}, "label_fraction=0"),
         ({"label_fraction": 1.1}, "label_fraction=1.1"),
         ({"labels_per_class": 0}, "labels_per_class=0"),
+        ({"labels_per_class": 2.5}, "labels_per_class=2.5"),
+        ({"label_fraction": "0.5"}, "label_fraction='0.5'"),
     ],
 )
 def test_rejects(parameters, message):
     with pytest.raises(ValueError, match=message):
         LabelFractionSplit(3, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("y", "mark", "message"),
+    [
+        (["p", "q", "-1"] * 4, -1, "unlabeled=-1 is of type int, but y has dtype <U"),
+        ([0, 1, 2] * 4, "?", r"unlabeled='\?' is of type str"),
+        (
+            [0.0, 1.0, np.nan] * 4,
+            np.nan,
+            "unlabeled=nan; expected a mark that is equal",
+        ),
+        (["?"] * 12, "?", "no labelled|all"),
+    ],
+)
+def test_marks_that_cannot_be_found_are_refused(y, mark, message):
+    cv = LabelFractionSplit(KFold(2), unlabeled=mark)
+    with pytest.raises(ValueError, match=message):
+        next(cv.split(np.zeros((12, 1)), np.array(y)))
+    with pytest.raises(ValueError, match=message):
+        cv.get_n_splits(np.zeros((12, 1)), np.array(y))
+
+
+def test_a_predefined_split_is_of_all_rows():
+    y = np.array(["a", "b", "?"] * 8)
+    folds = np.repeat([0, 1], 12)
+    cv = LabelFractionSplit(PredefinedSplit(folds), unlabeled="?")
+    parts = list(cv.split(np.zeros((24, 1)), y))
+    for number, (train, test) in enumerate(parts):
+        assert train.tolist() == np.flatnonzero(folds != number).tolist()
+        expected = np.flatnonzero((folds == number) & (y != "?"))
+        assert test.tolist() == expected.tolist()

@@ -71,9 +71,29 @@ class BatchNormEncoder(nn.Module):
         return self.layers(volumes)
 
 
+class DropoutEncoder(nn.Module):
+    n_features = 6
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(1, 8, 3),
+            nn.Dropout3d(0.3),
+            nn.Tanh(),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(64, 6),
+            nn.Dropout(0.3),
+        )
+
+    def forward(self, volumes):
+        return self.layers(volumes)
+
+
 ENCODERS = {
     "rb3d": lambda: RB3D(norm="group").build((4, 4, 4)),
     "bn": BatchNormEncoder,
+    "dropout": DropoutEncoder,
     # Pooled to a single voxel, of which a batch of one has no spread.
     "resnet3d": lambda: ResNet3D(widths=(8, 16)).build((4, 4, 4)),
 }
@@ -81,11 +101,16 @@ ENCODERS = {
 
 def train(method, encoder, processes):
     """Train ten steps in double precision; return everything there is to compare."""
-    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        # Only the first process's start counts.
-        torch.manual_seed(processes.rank)
-        module = FITS[method]["method"].build(ENCODERS[encoder]()).double()
+        return _train(method, encoder, processes)
+
+
+def _train(method, encoder, processes):
+    generator = torch.Generator().manual_seed(0)
+    # Only the first process's start counts.
+    torch.manual_seed(processes.rank)
+    module = FITS[method]["method"].build(ENCODERS[encoder]()).double()
+    torch.manual_seed(2)
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, weight_decay=0.1)
     found = {"losses": []}
     with parallelize(module, CPU, processes) as parallel:
@@ -108,6 +133,7 @@ def train(method, encoder, processes):
                         found[f"{step} {name}"] = value.grad.numpy().copy()
     assert not [layer for layer in module.modules() if "forward" in vars(layer)]
     assert ContrastiveModule(nn.Identity()).gather is module.gather
+    found["generator"] = torch.get_rng_state().numpy()
     return found | {name: value.numpy() for name, value in module.state_dict().items()}
 
 

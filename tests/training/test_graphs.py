@@ -1,10 +1,17 @@
+import operator
+from contextlib import suppress
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sksubtomo._training.batches import Normalizer, Part
-from sksubtomo._training.graphs import GraphedStep, optimizer_settings
+from sksubtomo._training.batches import Normalizer, Part, VolumeDataset
+from sksubtomo._training.checkpoints import optimizer_state
+from sksubtomo._training.fitting import TrainingOptions, warm_up_factor
+from sksubtomo._training.graphs import GraphedStep, LearningRates, optimizer_settings
 from sksubtomo._training.nets import ContrastiveNet
+from sksubtomo.augmentation import RotateShiftNoise
 from sksubtomo.contrastive import METHODS
 from sksubtomo.networks import RB3D
 
@@ -110,36 +117,96 @@ def test_losses_are_kept_apart_and_have_no_gradient():
     assert not any(loss.requires_grad for loss in losses)
 
 
-def test_what_is_recorded_anew():
-    module = METHODS["swav"]().build(RB3D().build((8, 8, 8)))
-    net = ContrastiveNet(
+def _net(method, *, graphed, optimizer="adam", schedule="constant"):
+    torch.manual_seed(0)
+    module = METHODS[method]().build(RB3D().build((4, 4, 4)))
+    options = TrainingOptions(
+        max_epochs=10,
+        batch_size=4,
+        lr=1e-3,
+        weight_decay=1e-4,
+        callbacks=None,
+        device="cpu",
+        seed=0,
+        verbose=0,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
+    return ContrastiveNet(
         module,
-        view=torch.clone,
+        view=RotateShiftNoise().build(0),
         parallel=lambda view_1, view_2, n: module(view_1, view_2),
-        graphed=True,
+        graphed=graphed,
         normalizer=Normalizer(),
         seed=0,
-        callbacks=[],
-        progress=None,
-        optimizer=torch.optim.Adam,
-        optimizer__capturable=True,
-        lr=torch.tensor(0.1),
-        device="cpu",
-    ).initialize()
+        **options.net_parameters("", CPU),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_schedule_is_no_reason_to_record_anew(log, optimizer):
+    volumes = np.random.default_rng(0).normal(size=(18, 4, 4, 4)).astype(np.float32)
+    net = _net("simclr", graphed=True, optimizer=optimizer, schedule="warmup_cosine")
+    read = []
+
+    def step(view_1, view_2):
+        (group,) = net.optimizer_.param_groups
+        read.append(group["lr"])
+        rates.append(group["lr"].item())
+        return net._learn(view_1, view_2)
+
+    rates = []
+    net.graphed_step = GraphedStep(step, capture=StandIn)
+    history = net.train(VolumeDataset(volumes))
+    # Four whole batches an epoch; the fifth one is in no record.
+    assert log == ["warm up"] * 3 + ["record"] + ["replay"] * 37
+    assert all(rate is read[0] for rate in read)
+    expected = [1e-3 * warm_up_factor(epoch, 10) for epoch in range(10)]
+    np.testing.assert_allclose(rates, np.repeat(expected, 5), rtol=1e-6)
+    # Everyone else has numbers, as without recordings.
+    assert [epoch["event_lr"] for epoch in history] == pytest.approx(expected)
+    assert all(type(epoch["event_lr"]) is float for epoch in history)
+    (saved,) = optimizer_state(net.optimizer_).values["optimizer"]
+    assert (saved["lr"], saved["initial_lr"]) == (0, 1e-3)
+
+
+def test_recorded_steps_read_learning_rates_where_they_are():
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = torch.optim.SGD([{"params": [w], "lr": 0.5} for w in weights[:2]])
+    rates = LearningRates()
+    with rates.on_device(optimizer):
+        recorded = [group["lr"] for group in optimizer.param_groups]
+        assert [rate.item() for rate in recorded] == [0.5, 0.5]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+    optimizer.param_groups[1]["lr"] = 0.25
+    optimizer.add_param_group({"params": [weights[2]], "lr": 0.125})
+    with rates.on_device(optimizer):
+        again = [group["lr"] for group in optimizer.param_groups]
+        assert all(map(operator.is_, again, recorded))
+        assert [rate.item() for rate in again] == [0.5, 0.25, 0.125]
+    with suppress(RuntimeError), rates.on_device(optimizer):
+        raise RuntimeError
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25, 0.125]
+
+
+def test_what_is_recorded_anew():
+    net = _net("swav", graphed=True).initialize()
+    module = net.module_
     keys = []
 
     def take_step():
         """Return whether the step depends on what the one before did not."""
-        net.train_step((Part(torch.zeros(4, 1, 8, 8, 8), 0, 4), None))
+        net.train_step((Part(torch.zeros(4, 1, 4, 4, 4), 0, 4), None))
         return len(keys) == 1 or keys[-1] != keys[-2]
 
     net.graphed_step = lambda view_1, view_2, key: keys.append(key)
     (group,) = net.optimizer_.param_groups
     assert take_step()
     # What is on the device is read at every replay.
-    group["lr"].fill_(0.2)
+    group["lr"] = 0.2
+    group["initial_lr"] = 0.1
     assert not take_step()
-    for name, value in {"lr": 0.2, "betas": (0.8, 0.9), "weight_decay": 0.1}.items():
+    for name, value in {"betas": (0.8, 0.9), "weight_decay": 0.1}.items():
         group[name] = value
         assert take_step(), name
     module.start_epoch(module.frozen_epochs)
