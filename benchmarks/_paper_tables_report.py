@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _paper_tables_settings import ABLATIONS, PAPER_ROWS, ROWS, Scale
+from _paper_tables_settings import ABLATIONS, CANDIDATES, PAPER_ROWS, ROWS, Scale
 from _paper_tables_store import convergence_path, read_lines, read_record
 
 from sksubtomo._files import write_text
@@ -21,6 +21,9 @@ PRETRAINED = ("simclr", "swav", "moco")
 # Another group's, from scratch on 80 % of volumes of these classes; SNR inf, 0.05
 # and 0.03, by another simulator.
 PUBLISHED_BN_CNN = "90.6 / 88.2 / 87.1"
+
+# Of accuracies in percent; the table has five digits.
+ROUNDING = 1e-6
 
 # Rows that the figure's first panels show.
 SHOWN = ("random", *PRETRAINED, "bn_cnn", "recommended")
@@ -61,12 +64,10 @@ class Table:
             repeats[int(line["repeat"])] = 100 * float(line["accuracy"])
             self.validation[column, count] = int(line["validation_labels"])
         there = {column for _, column, _ in self._found}
-        self.columns = [
-            column
-            for name, data in scale.data.items()
-            for snr in data.snrs
-            if (column := Column(name, snr)) in there
+        self.all_columns = [
+            Column(name, snr) for name, data in scale.data.items() for snr in data.snrs
         ]
+        self.columns = [column for column in self.all_columns if column in there]
         self.methods = [m for m in ROWS if any(m == key[0] for key in self._found)]
 
     def repeats(self, method: str, column: Column, label: str) -> dict[int, float]:
@@ -87,11 +88,6 @@ class Table:
             extra = self.validation.get((column, count), 0)
             names.append(f"{name} + {extra}" if extra else name)
         return names
-
-    def mean(self, method: str, column: Column, label: str) -> float | None:
-        """Return the mean of a cell, if it has any repeat."""
-        values = self.repeats(method, column, label).values()
-        return statistics.mean(values) if values else None
 
     def cell(self, method: str, column: Column, label: str) -> str:
         """Return mean and standard deviation."""
@@ -116,27 +112,51 @@ class Table:
         return paired_t_test(*pairs).pvalue, corrected_t_test(*pairs, ratio).pvalue
 
     def compared(self, method: str, other: str, column: Column, label: str) -> str:
-        """Return the difference of two rows, and the p-values."""
-        means = [self.mean(name, column, label) for name in (method, other)]
-        if method == other or None in means:
+        """Return the difference of two rows over their common repeats, and p-values."""
+        means = self.common_means({method: label, other: label}, column)
+        if method == other or not means:
             return "-"
         pvalues = self.pvalues(method, other, column, label)
         shown = ", ".join(f"{p:.2g}" if p == p else "-" for p in pvalues)
-        return f"{means[0] - means[1]:+.1f} ({shown})"
+        return f"{means[method] - means[other]:+.1f} ({shown})"
 
-    def paper_best(self, column: Column, label: str) -> tuple[str, float] | None:
-        """Return the best of the paper's rows."""
-        means = {name: self.mean(name, column, label) for name in PAPER_ROWS}
-        known = {name: mean for name, mean in means.items() if mean is not None}
-        if not known:
-            return None
-        best = max(known, key=known.__getitem__)
-        return best, known[best]
+    def common_repeats(self, labels: Mapping[str, str], column: Column) -> list[int]:
+        """Return the repeats that all of these rows have, each at its label."""
+        found = [set(self.repeats(row, column, labels[row])) for row in labels]
+        return sorted(set.intersection(*found))
+
+    def common_means(
+        self, labels: Mapping[str, str], column: Column
+    ) -> dict[str, float]:
+        """Return means over the common repeats; empty if there are none."""
+        common = self.common_repeats(labels, column)
+        if not common:
+            return {}
+        return {
+            row: statistics.mean(self.repeats(row, column, label)[i] for i in common)
+            for row, label in labels.items()
+        }
+
+    def incomplete(self) -> list[str]:
+        """Name the rows that lack repeats of some cell, and what they have."""
+        found = []
+        for method in self.methods:
+            labels = ROWS[method].labels or self.scale.labels
+            counts = [
+                len(self.repeats(method, column, label))
+                for column in self.all_columns
+                for label in self.scale.labels
+                if label in labels
+            ]
+            n = min(counts, default=self.scale.repeats)
+            if n < self.scale.repeats:
+                found.append(f"{method} ({n} of {self.scale.repeats})")
+        return found
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal, what was measured, and whether it is met; None if it is not known."""
+    """A goal, what was measured, and whether it is met; None if that is not known."""
 
     text: str
     measured: str
@@ -145,19 +165,23 @@ class Goal:
     @property
     def verdict(self) -> str:
         """The same in a word."""
-        return {None: "not measured", True: "met", False: "missed"}[self.met]
+        if self.met is None:
+            return "incomplete" if self.measured else "not measured"
+        return "met" if self.met else "missed"
 
 
 def goals(table: Table) -> list[Goal]:
-    """Compare the table with what it was to show."""
+    """Compare the table with what it was to show, if it has all labels for that."""
+    if not {"25%", "100%"} <= set(table.scale.labels):
+        return []
+    few = next(label for label in table.scale.labels if not label.endswith("%"))
     found = [
         Goal(
             f"{method} against random, 25 % labels: better in every column, p < 0.05",
-            *check_above(table, method, "random", "25%", significantly=True),
+            *check_above(table, method, "random", "25%"),
         )
         for method in PRETRAINED
     ]
-    few = next(label for label in table.scale.labels if not label.endswith("%"))
     found += [
         Goal(
             f"recommended against the paper's best, {few} labels: + 30 points",
@@ -174,60 +198,105 @@ def goals(table: Table) -> list[Goal]:
     ]
     if len(table.scale.data) == 1:
         text = "recommended with 25 %: at least the BN-CNN from scratch with 100 %"
-        return [*found, Goal(text, *check_bn(table, "25%", "100%"))]
+        return [*found, Goal(text, *check_bn(table, "25%", "100%", strictly=False))]
     published = f" (published, on another simulator's data: {PUBLISHED_BN_CNN})"
     return [
         *found,
         Goal(
             f"recommended above the BN-CNN in every column, 100 %{published}",
-            *check_bn(table, "100%", "100%"),
+            *check_bn(table, "100%", "100%", strictly=True),
         ),
         Goal(
             "recommended above the BN-CNN in every column, 25 %",
-            *check_bn(table, "25%", "25%"),
+            *check_bn(table, "25%", "25%", strictly=True),
         ),
     ]
 
 
-def check_above(
-    table: Table, method: str, other: str, label: str, *, significantly: bool
+Judge = Callable[[Column, dict[str, float]], tuple[str, bool]]
+
+
+def check(
+    table: Table, labels: Mapping[str, str], others: Mapping[str, str], judge: Judge
 ) -> tuple[str, bool | None]:
-    """Tell whether a row is above another one in every column, and by how much."""
-    texts, met = [], []
-    for column in table.columns:
-        means = [table.mean(name, column, label) for name in (method, other)]
-        if None not in means:
-            pvalue, _ = table.pvalues(method, other, column, label)
-            texts.append(table.compared(method, other, column, label))
-            met.append(means[0] > means[1] and (pvalue < 0.05 or not significantly))
-    return "; ".join(texts), all(met) if met else None
+    """Show the numbers so far, and judge them if every column has every repeat.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    labels, others : dict of str to str
+        By row, the label at which it is taken. Without a row of `labels`, or without
+        any of `others`, there is nothing to show.
+    judge : callable
+        Maps a column and the means over its common repeats to a text and a verdict.
+
+    Returns
+    -------
+    str
+        The numbers, with the repeats that they are from where some are missing.
+    bool or None
+        The verdict; None if something is missing.
+    """
+    texts, met, shows = [], [], False
+    n_all = table.scale.repeats
+    for column in table.all_columns:
+        missing = [row for row in others if not table.repeats(row, column, others[row])]
+        there = {row: label for row, label in others.items() if row not in missing}
+        taken = {**labels, **there}
+        n = len(table.common_repeats(taken, column)) if there else 0
+        text, verdict = "", None
+        if n:
+            shows = True
+            text, verdict = judge(column, table.common_means(taken, column))
+        if n < n_all or missing:
+            verdict = None
+            text = f"{text or column} [{n} of {n_all} repeats"
+            text += f", without {', '.join(missing)}]" if n and missing else "]"
+        texts.append(text)
+        met.append(verdict)
+    return "; ".join(texts) if shows else "", None if None in met else all(met)
+
+
+def check_above(
+    table: Table, method: str, other: str, label: str
+) -> tuple[str, bool | None]:
+    """Tell whether a row is significantly above another one in every column."""
+
+    def judge(column: Column, means: dict[str, float]) -> tuple[str, bool]:
+        pvalue, _ = table.pvalues(method, other, column, label)
+        is_above = means[method] > means[other] and pvalue < 0.05
+        return table.compared(method, other, column, label), is_above
+
+    return check(table, {method: label}, {other: label}, judge)
 
 
 def check_best(
     table: Table, label: str, other_label: str, points: float
 ) -> tuple[str, bool | None]:
     """Tell whether the recipe is so many points above the paper's best everywhere."""
-    texts, met = [], []
-    for column in table.columns:
-        mean = table.mean("recommended", column, label)
-        best = table.paper_best(column, other_label)
-        if mean is not None and best is not None:
-            difference = mean - best[1]
-            texts.append(f"{mean:.1f} to {best[1]:.1f} ({best[0]}): {difference:+.1f}")
-            met.append(difference >= points)
-    return "; ".join(texts), all(met) if met else None
+
+    def judge(column: Column, means: dict[str, float]) -> tuple[str, bool]:
+        mean = means.pop("recommended")
+        best = max(means, key=means.__getitem__)
+        text = f"{mean:.1f} to {means[best]:.1f} ({best}): {mean - means[best]:+.1f}"
+        return text, mean - means[best] >= points - ROUNDING
+
+    others = dict.fromkeys(PAPER_ROWS, other_label)
+    return check(table, {"recommended": label}, others, judge)
 
 
-def check_bn(table: Table, label: str, other_label: str) -> tuple[str, bool | None]:
-    """Tell whether the recipe is at or above the batch-normalised network."""
-    texts, met = [], []
-    for column in table.columns:
-        mean = table.mean("recommended", column, label)
-        other = table.mean("bn_cnn", column, other_label)
-        if mean is not None and other is not None:
-            texts.append(f"{mean:.1f} to {other:.1f}: {mean - other:+.1f}")
-            met.append(mean >= other)
-    return "; ".join(texts), all(met) if met else None
+def check_bn(
+    table: Table, label: str, other_label: str, *, strictly: bool
+) -> tuple[str, bool | None]:
+    """Tell whether the recipe is above the batch-normalised network, or not below."""
+
+    def judge(column: Column, means: dict[str, float]) -> tuple[str, bool]:
+        mean, other = means["recommended"], means["bn_cnn"]
+        is_met = mean > other + ROUNDING if strictly else mean >= other - ROUNDING
+        return f"{mean:.1f} to {other:.1f}: {mean - other:+.1f}", is_met
+
+    return check(table, {"recommended": label}, {"bn_cnn": other_label}, judge)
 
 
 Grid = list[list[str]]
@@ -265,7 +334,7 @@ def convergence_grid(table: Table, column: Column) -> Grid:
     # As many as fit on a page, the first and the last included.
     step = max(1, len(epochs) // 6)
     chosen = sorted({*epochs[:1], *epochs[::-step]})
-    head = ["after epochs", *map(str, chosen)]
+    head = ["after epochs", *(str(n) if n else "0 (untrained)" for n in chosen)]
     return [head] + [
         [method, *(shown_probe(curve.get(epoch)) for epoch in chosen)]
         for method, curve in curves.items()
@@ -275,19 +344,26 @@ def convergence_grid(table: Table, column: Column) -> Grid:
 def read_curves(
     path: Path, column: Column
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """Return mean loss and probe accuracy (%) by row and epoch."""
-    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    """Return mean loss and probe accuracy (%) by row and epoch.
+
+    Repeats that a row's longest has overtaken are under way and are left out.
+    """
+    found: dict[str, dict[int, dict[int, tuple[float, float]]]] = {}
     for line in read_lines(convergence_path(path)):
         if Column(line["dataset"], float(line["snr"])) == column:
-            points = found.setdefault(line["method"], {})
             point = float(line["loss"]), 100 * float(line["probe_accuracy"])
-            points.setdefault(int(line["epoch"]), []).append(point)
-    return {
-        method: {
-            epoch: tuple(np.mean(points[epoch], axis=0)) for epoch in sorted(points)
+            repeats = found.setdefault(line["method"], {})
+            repeats.setdefault(int(line["repeat"]), {})[int(line["epoch"])] = point
+    curves = {}
+    for method in sorted(found, key=order):
+        repeats = found[method].values()
+        last = max(max(points) for points in repeats)
+        whole = [points for points in repeats if max(points) == last]
+        curves[method] = {
+            epoch: tuple(np.mean([points[epoch] for points in whole], axis=0))
+            for epoch in sorted(set.intersection(*map(set, whole)))
         }
-        for method, points in sorted(found.items(), key=lambda item: order(item[0]))
-    }
+    return curves
 
 
 def order(method: str) -> int:
@@ -324,7 +400,9 @@ def sections(table: Table) -> list[tuple[str, Grid]]:
         found.append(
             (
                 f"{column}: points more than the recommended recipe (p as above)",
-                comparison_grid(table, column, ABLATIONS, "recommended"),
+                comparison_grid(
+                    table, column, [*ABLATIONS, *CANDIDATES], "recommended"
+                ),
             )
         )
         found.append(
@@ -341,17 +419,30 @@ def settings_lines(table: Table) -> list[str]:
     """Say what the table was made of and by what."""
     scale, lines = table.scale, []
     for name, data in scale.data.items():
+        shared = (
+            f", {data.n_extra} of which are the same in every repeat"
+            if data.n_extra
+            else ""
+        )
         lines.append(
             f"{name}: {len(data.classes)} classes ({', '.join(data.classes)}), "
             f"{data.size}³ voxels; for each class {data.n_train} training, "
             f"{data.n_held_out} validation and {data.n_held_out + data.n_extra} test "
-            "volumes."
+            f"volumes{shared}."
         )
     lines.append(
-        f"Every pretraining: {scale.pretrain_epochs} epochs. Fine-tuning: at least "
-        f"{scale.fine_tune_epochs} epochs and {scale.fine_tune_steps} steps; rows "
-        "..._sgd and recommended as their recipes say."
+        f"{scale.repeats} repeats. Every pretraining: {scale.pretrain_epochs} epochs."
     )
+    lines.append(
+        f"Fine-tuning: at least {scale.fine_tune_epochs} epochs and "
+        f"{scale.fine_tune_steps} steps; rows ..._sgd, recommended and its variants as "
+        "their recipes say."
+    )
+    for method in table.methods:
+        if steps := ROWS[method].steps:
+            lines.append(f"{method}: at least {steps} steps.")
+    if rows := table.incomplete():
+        lines.append(f"Not all repeats are there yet: {', '.join(rows)}.")
     return lines
 
 
@@ -359,9 +450,9 @@ def text_report(table: Table) -> str:
     """Return everything as text."""
     sessions = table.record.get("sessions", [])
     lines = [f"Command: {session['command']}" for session in sessions[-1:]]
-    for name in ("machine", "versions"):
-        values = dict.fromkeys(session[name] for session in sessions)
-        lines.append(f"{name.capitalize()}: " + " | ".join(values))
+    for name in MADE_BY:
+        if values := distinct(sessions, name):
+            lines.append(f"{name.capitalize()}: {values}")
     if sessions:
         minutes = sum(session["minutes"] for session in sessions)
         lines.append(f"Took {minutes:.0f} minutes in {len(sessions)} sessions.")
@@ -370,12 +461,25 @@ def text_report(table: Table) -> str:
     lines += ["", *settings_lines(table)]
     for title, grid in sections(table):
         lines += ["", title, "", *aligned(grid)]
-    lines += ["", "Goals", ""]
-    head = ["goal", "", "measured"]
-    lines += aligned(
-        [head, *([goal.text, goal.verdict, goal.measured] for goal in goals(table))]
-    )
+    if len(grid := goal_grid(table)) > 1:
+        lines += ["", "Goals", "", *aligned(grid)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+# What a session wrote down of itself.
+MADE_BY = ("machine", "versions", "code")
+
+
+def distinct(sessions: Iterable[Mapping[str, Any]], name: str) -> str:
+    """Return what the sessions wrote down, each once; older ones know less."""
+    values = (session[name] for session in sessions if name in session)
+    return " | ".join(dict.fromkeys(values))
+
+
+def goal_grid(table: Table) -> Grid:
+    """Return the goals as a table."""
+    head = ["goal", "", "measured"]
+    return [head, *([goal.text, goal.verdict, goal.measured] for goal in goals(table))]
 
 
 def aligned(grid: Grid) -> list[str]:
@@ -391,20 +495,21 @@ def page_fragment(table: Table) -> str:
     """Return what the page of the documentation includes."""
     if not table.columns:
         return "This scale has not been run yet: there are no results.\n"
-    lines = []
+    alt = "Accuracies, and the pretrainings against epochs"
+    if is_variants_only(table):
+        alt = "Variants of the recommended recipe against it"
+    lines = [f".. image:: images/{figure_name(table)}", f"   :alt: {alt}", ""]
     for text in settings_lines(table):
         lines.append(f"- {text}".replace("..._sgd", "`..._sgd`"))
     for title, grid in sections(table):
         lines += ["", f"{title}.", "", *list_table(grid)]
-    lines += ["", "Goals:", ""]
-    head = ["goal", "", "measured"]
-    lines += list_table(
-        [head, *([goal.text, goal.verdict, goal.measured] for goal in goals(table))]
-    )
+    if len(grid := goal_grid(table)) > 1:
+        lines += ["", "Goals:", "", *list_table(grid)]
     sessions = table.record.get("sessions", [])
-    machines = " | ".join(dict.fromkeys(session["machine"] for session in sessions))
-    versions = " | ".join(dict.fromkeys(session["versions"] for session in sessions))
-    return "\n".join([*lines, "", f"{machines}; {versions}."]) + "\n"
+    made_by = [text for name in MADE_BY if (text := distinct(sessions, name))]
+    if made_by:
+        lines += ["", f"{'; '.join(made_by)}."]
+    return "\n".join(lines) + "\n"
 
 
 def list_table(grid: Grid) -> list[str]:
@@ -418,39 +523,80 @@ def list_table(grid: Grid) -> list[str]:
     return lines
 
 
+def figure_name(table: Table) -> str:
+    """Return the name of a table's figure."""
+    # The page's own figure is of the scale that anyone can run.
+    return f"{table.path.stem.removesuffix('_small')}.png"
+
+
+def variants(table: Table) -> list[str]:
+    """Return the rows that the recommended one is compared with."""
+    return [name for name in (*ABLATIONS, *CANDIDATES) if name in table.methods]
+
+
+def is_variants_only(table: Table) -> bool:
+    """Tell whether the recipe and its variants are all there is."""
+    found = variants(table)
+    return bool(found) and set(table.methods) <= {"recommended", *found}
+
+
 def draw(table: Table, path: Path) -> None:
-    """Draw accuracies, the ablation, and the convergence of the pretrainings."""
+    """Draw accuracies, variants of the recipe, and pretrainings against epochs."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    columns = table.columns
-    n = max(3, len(columns))
-    figure, axes = plt.subplots(
-        2, n, figsize=(4.2 * n, 7.2), layout="constrained", squeeze=False
+    panels = layout(table)
+    widest = max(map(len, panels))
+    # As high as the names of the variants need.
+    heights = [
+        max(3.4, 1.2 + 0.26 * len(variants(table))) if draw_variants in line else 3.4
+        for line in panels
+    ]
+    figure = plt.figure(
+        figsize=(2.4 + (3.6 if widest < 3 else 3.1) * widest, sum(heights) + 0.5),
+        layout="constrained",
     )
-    for ax, column in zip(axes[0], columns, strict=False):
-        draw_accuracy(table, column, ax)
-    rest = [*axes[0, len(columns) :], *axes[1, 3:]]
-    if len(columns) == 1:
-        # The first panel as wide as two, and its legend beside it.
-        for ax in rest:
-            ax.set_axis_off()
-        rest[0].legend(
-            *axes[0, 0].get_legend_handles_labels(), loc="upper left", frameon=False
+    parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
+    shared: dict[str, Any] = {}
+    for part, line in zip(parts[:, 0], panels, strict=True):
+        axes = part.subplots(1, len(line), squeeze=False)[0]
+        columns = iter(table.columns)
+        for ax, draw_panel in zip(axes, line, strict=True):
+            is_accuracy = draw_panel is draw_accuracy
+            draw_panel(table, next(columns) if is_accuracy else table.columns[0], ax)
+            ax.spines[["top", "right"]].set_visible(False)
+            if draw_panel is not draw_variants:
+                handles, names = ax.get_legend_handles_labels()
+                shared |= dict(zip(names, handles, strict=True)) | shared
+    if shared:
+        # One for all panels whose colours stand for rows.
+        figure.legend(
+            shared.values(),
+            shared.keys(),
+            loc="outside upper center",
+            ncols=4 * widest,
+            frameon=False,
         )
-        axes[0, 0].get_legend().remove()
-    else:
-        for ax in rest:
-            ax.set_axis_off()
-    draw_ablation(table, columns[0], axes[1, 0])
-    draw_curves(table, columns[0], axes[1, 1], axes[1, 2])
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    # Tight, for nothing to be cut, such as a legend of many rows.
+    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
+
+
+def layout(table: Table) -> list[list[Callable[[Table, Column, Any], None]]]:
+    """Return what draws the panels of each line of the figure."""
+    compared = [draw_variants] if variants(table) else []
+    if is_variants_only(table):
+        return [compared]
+    accuracies = [draw_accuracy] * len(table.columns)
+    course = [draw_losses, draw_probes] if shown_curves(table, table.columns[0]) else []
+    if len(accuracies) == 1 and not compared:
+        return [[*accuracies, *course]]
+    if len(accuracies) == 1:
+        return [line for line in ([*accuracies, *compared], course) if line]
+    return [line for line in (accuracies, [*compared, *course]) if line]
 
 
 def style(method: str) -> dict[str, Any]:
@@ -497,63 +643,80 @@ def draw_accuracy(table: Table, column: Column, ax: Any) -> None:
     ax.set_xlabel("Training labels of each class")
     ax.set_ylabel("Test accuracy (%)")
     ax.set_title(str(column), fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
 
 
-def draw_ablation(table: Table, column: Column, ax: Any) -> None:
-    """Draw what each component of the recipe is worth."""
+def draw_variants(table: Table, column: Column, ax: Any) -> None:
+    """Draw what each component of the recipe is worth, and what others would be."""
     labels = [label for label in table.scale.labels if label in ("5", "25%")]
-    methods = [name for name in ABLATIONS if name in table.methods]
-    if not methods:
-        ax.set_axis_off()
-        return
+    methods = variants(table)
     for number, label in enumerate(labels):
-        full = table.mean("recommended", column, label)
-        points = [
-            (row, mean - full)
+        differences = [
+            (row, means[method] - means["recommended"])
             for row, method in enumerate(methods)
-            if full is not None
-            and (mean := table.mean(method, column, label)) is not None
+            if (
+                means := table.common_means(
+                    {method: label, "recommended": label}, column
+                )
+            )
         ]
         ax.plot(
-            [difference for _, difference in points],
-            [row + 0.2 * (number - 0.5) for row, _ in points],
+            [difference for _, difference in differences],
+            [row + 0.2 * (number - 0.5) for row, _ in differences],
             color=OKABE_ITO[number],
             marker=MARKERS[number],
             linestyle="none",
-            label=f"{label} labels",
+            label=f"{table.count(column, label)} labels",
         )
     ax.axvline(0, color="0.5", linewidth=1)
-    names = [name.removeprefix("recommended_") for name in methods]
-    ax.set_yticks(range(len(methods)), labels=names)
-    ax.invert_yaxis()
-    ax.set_xlabel("Accuracy less the recommended recipe's (points)")
-    ax.legend(frameon=False, fontsize="small")
+    names = [name.removeprefix("recommended_").replace("_", " ") for name in methods]
+    ax.set_yticks(range(len(methods)), labels=names, fontsize="small")
+    ax.set_ylim(len(methods) - 0.4, -0.6)
+    ax.set_xlabel("Points more than the recommended recipe")
+    ax.set_title(str(column), fontsize="medium")
+    ax.legend(
+        frameon=False,
+        fontsize="small",
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.05),
+        ncols=2,
+    )
 
 
-def draw_curves(table: Table, column: Column, losses: Any, probes: Any) -> None:
-    """Draw the pretrainings of the paper and of the recipe against epochs."""
-    curves = read_curves(table.path, column)
-    for method in (*PRETRAINED, "recommended"):
-        points = curves.get(method, {})
+def draw_losses(table: Table, column: Column, ax: Any) -> None:
+    """Draw the losses of the pretrainings against epochs, relative to the first.
+
+    Each method has a loss of its own; what is seen is whether it still falls.
+    """
+    for method, points in shown_curves(table, column).items():
         trained = [(epoch, loss) for epoch, (loss, _) in points.items() if epoch]
-        if not trained:
-            continue
-        # Each method has a loss of its own; what is seen is whether it still falls.
-        first = trained[0][1]
-        settings = {"label": method, "markersize": 4, "linewidth": 1.2, **style(method)}
-        losses.plot(
-            [epoch for epoch, _ in trained],
-            [loss / first for _, loss in trained],
-            **settings,
-        )
-        probes.plot(list(points), [probe for _, probe in points.values()], **settings)
-    losses.set_ylabel("Pretraining loss, relative to the first")
-    probes.set_ylabel("Linear probe, validation part (%)")
-    for ax in (losses, probes):
-        ax.set_xlabel("Epochs of pretraining")
-    if curves:
-        probes.legend(frameon=False, fontsize="small")
+        losses = [loss / trained[0][1] for _, loss in trained]
+        draw_curve(ax, method, [epoch for epoch, _ in trained], losses)
+    ax.set_ylabel("Pretraining loss, relative to the first")
+    ax.set_xlabel("Epochs of pretraining")
+
+
+def draw_probes(table: Table, column: Column, ax: Any) -> None:
+    """Draw the linear probe of the encoders against epochs of pretraining."""
+    for method, points in shown_curves(table, column).items():
+        draw_curve(ax, method, list(points), [probe for _, probe in points.values()])
+    ax.set_ylabel("Linear probe, validation part (%)")
+    ax.set_xlabel("Epochs of pretraining")
+
+
+def shown_curves(
+    table: Table, column: Column
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """Return the pretrainings of the paper and of the recipe, by row and epoch."""
+    curves = read_curves(table.path, column)
+    return {
+        method: curves[method]
+        for method in (*PRETRAINED, "recommended")
+        if max(curves.get(method, {0: ()})) > 0
+    }
+
+
+def draw_curve(ax: Any, method: str, x: list[int], y: list[float]) -> None:
+    ax.plot(x, y, label=method, markersize=4, linewidth=1.2, **style(method))
 
 
 def write_text_report(path: Path, scale: Scale) -> str:
@@ -570,6 +733,4 @@ def write_pages(path: Path, scale: Scale, docs: Path) -> None:
     write_text(docs / f"{path.stem}.inc", page_fragment(table))
     if table.columns:
         print(write_text_report(path, scale))
-        # The page's own figure is of the scale that anyone can run.
-        name = path.stem.removesuffix("_small")
-        draw(table, docs / "images" / f"{name}.png")
+        draw(table, docs / "images" / figure_name(table))

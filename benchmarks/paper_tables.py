@@ -23,7 +23,9 @@ The table is its own memory: what is in the CSV is not computed again, so the sa
 command goes on where an earlier one was stopped, by ``--limit-minutes`` or by a crash.
 Simulated volumes, checkpoints and pretrained encoders stay in ``--folder``. Options
 that cut a scale down (``--n-per-class`` and so on) need another ``--output``, and the
-results are called so. ``--estimate`` only measures how long it would take.
+results are called so. Several processes of the script, with columns or repeats of their
+own, may share ``--folder`` and ``--output`` on one machine. ``--estimate`` only
+measures how long it would take.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ import queue
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +75,7 @@ from _paper_tables_store import (
     read_cells,
     read_lines,
     read_record,
+    record_path,
     write_lines,
     write_record,
 )
@@ -83,12 +88,15 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
+import sksubtomo
 from sksubtomo import (
     ContrastivePretrainer,
     LabelFractionClassifier,
     SubtomogramClassifier,
 )
+from sksubtomo._training.fitting import enough_epochs
 from sksubtomo._training.inference import apply_in_batches
+from sksubtomo._training.runtime import resolve_device
 from sksubtomo.datasets import (
     fetch_structure,
     list_phantoms,
@@ -100,7 +108,8 @@ from sksubtomo.datasets import (
 from sksubtomo.datasets.structures import list_structure_files
 
 RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parents[1] / "docs"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
 
 # Parts of a pretraining after which its encoder is probed.
 PROBED = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
@@ -117,7 +126,11 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compute, where and how; everything a process has to know."""
+    """What to compute, where and how; everything a process has to know.
+
+    `simplified` data are simulated without what fits the whole size, and no
+    fine-tuning is longer than `most_epochs`. Both are for scales that are cut down.
+    """
 
     scale: Scale
     table: Path
@@ -128,6 +141,8 @@ class Plan:
     device: str
     precision: str
     compile: str | None
+    simplified: bool = False
+    most_epochs: int | None = None
 
 
 def main() -> int:
@@ -147,6 +162,10 @@ def main() -> int:
         return 0
     if options.folder is None:
         parser.error("--folder is missing: where volumes and encoders are kept.")
+    try:
+        device = resolve_device(options.device)
+    except ValueError as error:
+        parser.error(f"--device: {error}")
     columns = {
         f"{name}:{snr:g}": (name, snr)
         for name, data in scale.data.items()
@@ -167,13 +186,17 @@ def main() -> int:
             columns[name]
             for name in select(parser, "--columns", options.columns, columns)
         ),
-        device=options.device,
+        device=str(device),
         precision=options.precision,
         compile=options.compile,
+        simplified=options.size is not None or options.phantoms,
+        most_epochs=options.most_epochs,
     )
     # Whoever ends the script ends its processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     torch.set_num_threads(1)
+    # Somebody may edit it while this runs.
+    code = code_state()
     start = time.monotonic()
     end = start + 60 * options.limit_minutes
     for name in ("data", "checkpoints", "pretrained"):
@@ -190,7 +213,7 @@ def main() -> int:
     try:
         work_at_once(plan, units, options.jobs, end)
     finally:
-        add_session(plan, time.monotonic() - start)
+        add_session(plan, time.monotonic() - start, code)
     print(write_text_report(table, scale))
     n_missing = sum(len(missing_cells(plan, unit)) for unit in units)
     if n_missing:
@@ -221,6 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
     cut = parser.add_argument_group("options that cut the scale down").add_argument
     for name in (*CUTS_OF_DATA, *CUTS_OF_SCALE):
         cut(f"--{name.replace('_', '-')}", type=int)
+    cut("--most-epochs", type=int, help="of any fine-tuning, whatever its recipe says")
     cut("--phantoms", action="store_true", help="embedded phantoms as the classes")
     return parser
 
@@ -255,6 +279,8 @@ def cut_down(scale: Scale, options: argparse.Namespace) -> tuple[Scale, list[str
         cuts.append("--phantoms")
         classes = tuple(list_phantoms())
         data = {n: replace(d, classes=classes, preset=None) for n, d in data.items()}
+    if options.most_epochs is not None:
+        cuts.append("--most-epochs")
     return replace(scale, data=data, **of_scale), cuts
 
 
@@ -270,35 +296,42 @@ def select(
 
 
 def simulate(plan: Plan, name: str, snr: float, options: argparse.Namespace) -> None:
-    """Simulate the volumes of one column, class by class."""
+    """Simulate the volumes of one column, class by class, unless they are there."""
     path = data_path(plan, name, snr)
-    if path.exists():
-        return
+    # Another process may be at the same: then this one waits, and finds them.
+    with lock(path):
+        if path.exists():
+            return
+        print(f"simulating {name}, SNR {snr:g}", flush=True)
+        X, _ = make_subtomograms(
+            **simulation_parameters(plan, name, options.structures),
+            snr=snr,
+            # The further volumes of a class have the last ranks in it.
+            shuffle=False,
+            random_state=plan.scale.data_seed,
+            n_jobs=options.jobs,
+            return_X_y=True,
+        )
+        beside = path.with_suffix(".tmp.npy")
+        np.save(beside, X)
+        os.replace(beside, path)
+
+
+def simulation_parameters(plan: Plan, name: str, folder: Path | None) -> dict[str, Any]:
+    """Return what the simulator gets, the classes' structures included."""
     data = plan.scale.data[name]
     if data.preset is not None:
-        parameters = simulation_preset(data.preset, structures=options.structures)
+        parameters = simulation_preset(data.preset, structures=folder)
     else:
-        structures = load_classes(data.classes, options.structures)
+        structures = load_classes(data.classes, folder)
         parameters = {"structures": structures, **data.simulation}
-    if options.size is not None or options.phantoms:
+    if plan.simplified:
         # These would show a small part of the scene, or nothing that is sharp.
         fitting = ("voxel_size", "resolution", "low_pass", "microscope")
         parameters = {k: v for k, v in parameters.items() if k not in fitting}
     parameters["n_per_class"] = data.n_per_class + data.n_extra
     parameters["size"] = data.size
-    print(f"simulating {name}, SNR {snr:g}", flush=True)
-    X, _ = make_subtomograms(
-        **parameters,
-        snr=snr,
-        # The further volumes of a class have the last ranks in it.
-        shuffle=False,
-        random_state=plan.scale.data_seed,
-        n_jobs=options.jobs,
-        return_X_y=True,
-    )
-    beside = path.with_suffix(".tmp.npy")
-    np.save(beside, X)
-    os.replace(beside, path)
+    return parameters
 
 
 def load_classes(names: Iterable[str], folder: Path | None) -> list[Any]:
@@ -319,8 +352,10 @@ def load_classes(names: Iterable[str], folder: Path | None) -> list[Any]:
 
 
 def data_path(plan: Plan, name: str, snr: float) -> Path:
-    settings = [asdict(plan.scale.data[name]), plan.scale.data_seed]
+    settings: list[Any] = [asdict(plan.scale.data[name]), plan.scale.data_seed]
     del settings[0]["snrs"]
+    if plan.simplified:
+        settings.append("simplified")
     return plan.folder / "data" / f"{name}_{snr:g}_{digest(settings)}.npy"
 
 
@@ -394,10 +429,16 @@ def missing_cells(plan: Plan, unit: Unit, done: set[Cell] | None = None) -> list
     cells = [
         Cell(method, unit.dataset, unit.snr, data.n_labels(label), unit.repeat)
         for method in unit.methods
-        for label in plan.labels
-        if label in (ROWS[method].labels or plan.labels)
+        for label in labels_of(plan, method)
     ]
     return [cell for cell in dict.fromkeys(cells) if cell not in done]
+
+
+def labels_of(plan: Plan, method: str) -> list[str]:
+    """Return the labels that a row is computed at."""
+    return [
+        label for label in plan.labels if label in (ROWS[method].labels or plan.labels)
+    ]
 
 
 def work_at_once(plan: Plan, units: list[Unit], n_jobs: int, end: float) -> None:
@@ -461,10 +502,11 @@ def compute_cell(plan: Plan, unit: Unit, cell: Cell, parts: Parts) -> None:
     fraction = cell.labels_per_class / data.n_train
     classifier = build(plan, cell.method, cell.dataset, fraction)
     n_labeled = len(data.classes) * cell.labels_per_class
+    epochs = fine_tune_epochs(plan.scale, ROWS[cell.method], classifier, n_labeled)
+    if plan.most_epochs is not None:
+        epochs = min(plan.most_epochs, count_epochs(epochs, classifier, n_labeled))
     classifier.set_params(
-        max_epochs=fine_tune_epochs(
-            plan.scale, ROWS[cell.method], classifier, n_labeled
-        ),
+        max_epochs=epochs,
         device=plan.device,
         precision=plan.precision,
         random_state=cell.repeat,
@@ -508,34 +550,80 @@ def fine_tune_epochs(
     if row.own_epochs:
         return classifier.max_epochs
     steps = math.ceil(n_labeled / classifier.batch_size)
-    return max(scale.fine_tune_epochs, math.ceil(scale.fine_tune_steps / steps))
+    wanted = row.steps or scale.fine_tune_steps
+    return max(scale.fine_tune_epochs, math.ceil(wanted / steps))
+
+
+def count_epochs(
+    epochs: int | str, classifier: SubtomogramClassifier, n_labeled: int
+) -> int:
+    """Return the number that "auto" stands for."""
+    if epochs == "auto":
+        return enough_epochs(n_labeled, classifier.batch_size)
+    return int(epochs)
 
 
 def pretrain(
     plan: Plan, unit: Unit, pretrainer: ContrastivePretrainer, parts: Parts
 ) -> ContrastivePretrainer:
     """Pretrain on the training part, or go on, or take what is done already."""
-    pretrainer.set_params(
+    method, finished, checkpoints = pretraining_of(plan, unit)
+    # Another process may be at the same: then this one waits, and loads what it made.
+    with lock(finished):
+        if not finished.exists():
+            pretrainer.set_params(
+                max_epochs=plan.scale.pretrain_epochs,
+                random_state=unit.repeat,
+                checkpoint_dir=checkpoints,
+                callbacks=[Probe(convergence_path(plan.table), method, unit, parts)],
+                device=plan.device,
+                precision=plan.precision,
+                compile=plan.compile,
+            )
+            pretrainer.fit(parts.X)
+            pretrainer.save(finished)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return ContrastivePretrainer.load(finished)
+
+
+class Pretraining(NamedTuple):
+    """The row that a pretraining is called after, and where it is kept."""
+
+    method: str | None
+    finished: Path
+    checkpoints: Path
+
+
+def pretraining_of(plan: Plan, unit: Unit) -> Pretraining:
+    """Return the name and the places of a unit's pretraining."""
+    method = pretraining_row(plan, unit.methods[0], unit.dataset)
+    pretrainer = build(plan, unit.methods[0], unit.dataset).pretrainer.set_params(
         max_epochs=plan.scale.pretrain_epochs, random_state=unit.repeat
     )
     path = data_path(plan, unit.dataset, unit.snr)
     key = digest([path.name, describe(pretrainer), unit.repeat, plan.precision])
-    name = f"{unit.methods[0]}_{unit.dataset}_{unit.snr:g}_{unit.repeat}_{key}"
-    finished = plan.folder / "pretrained" / name
-    if finished.exists():
-        return ContrastivePretrainer.load(finished)
-    checkpoints = plan.folder / "checkpoints" / name
-    pretrainer.set_params(
-        checkpoint_dir=checkpoints,
-        callbacks=[Probe(convergence_path(plan.table), unit, parts)],
-        device=plan.device,
-        precision=plan.precision,
-        compile=plan.compile,
+    name = f"{method}_{unit.dataset}_{unit.snr:g}_{unit.repeat}_{key}"
+    return Pretraining(
+        method, plan.folder / "pretrained" / name, plan.folder / "checkpoints" / name
     )
-    pretrainer.fit(parts.X)
-    pretrainer.save(finished)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return ContrastivePretrainer.load(finished)
+
+
+def pretraining_row(plan: Plan, method: str, dataset: str) -> str | None:
+    """Return the first row with the same pretraining, whichever are asked for."""
+    pretrainer = build(plan, method, dataset).pretrainer
+    rows = first_rows(plan.scale.data[dataset].protocol)
+    return None if pretrainer is None else rows[describe(pretrainer)]
+
+
+@cache
+def first_rows(protocol: str) -> dict[str, str]:
+    """Return the first row of each pretraining."""
+    found: dict[str, str] = {}
+    for method, row in ROWS.items():
+        pretrainer = row.build(protocol, 1.0).pretrainer
+        if pretrainer is not None:
+            found.setdefault(describe(pretrainer), method)
+    return found
 
 
 class Probe(Callback):
@@ -548,14 +636,17 @@ class Probe(Callback):
     ----------
     path : Path
         The CSV file.
+    method : str
+        The row that the pretraining is called after.
     unit : Unit
         What is pretrained.
     parts : Parts
         Its volumes.
     """
 
-    def __init__(self, path: Path, unit: Unit, parts: Parts) -> None:
+    def __init__(self, path: Path, method: str, unit: Unit, parts: Parts) -> None:
         self.path = path
+        self.method = method
         self.unit = unit
         self.parts = parts
 
@@ -584,7 +675,7 @@ class Probe(Callback):
             self.path,
             CONVERGENCE_COLUMNS,
             {
-                "method": self.unit.methods[0],
+                "method": self.method,
                 "dataset": self.unit.dataset,
                 "snr": f"{self.unit.snr:g}",
                 "repeat": self.unit.repeat,
@@ -614,6 +705,8 @@ def claim(plan: Plan, *, drops_others: bool) -> None:
         "precision": plan.precision,
         "validation_from": VALIDATION_FROM,
     }
+    if plan.most_epochs is not None:
+        settings["most_epochs"] = plan.most_epochs
     # More of these are further cells.
     del settings["labels"], settings["repeats"]
     for data in settings["data"].values():
@@ -627,17 +720,24 @@ def claim(plan: Plan, *, drops_others: bool) -> None:
     with lock(plan.table):
         record = read_record(plan.table)
         methods = {cell.method for cell in read_cells(plan.table)}
-        old, problem, dropped = record.get("settings", settings), "", set()
-        if old != settings:
+        old, old_rows = record.get("settings", settings), record.get("rows", {})
+        problem, dropped = "", set()
+        if methods and "settings" not in record:
+            problem = (
+                f"cells, but {record_path(plan.table).name} does not say of which "
+                "settings they are"
+            )
+            dropped = methods
+        elif old != settings:
             problem = f"cells of other settings: {differences(old, settings)}"
             dropped = methods
         elif dropped := {
             method
             for method in methods & rows.keys()
-            if record["rows"][method] != rows[method]
+            if old_rows.get(method) != rows[method]
         }:
             changes = differences(
-                {method: record["rows"][method] for method in dropped},
+                {method: old_rows.get(method) for method in dropped},
                 {method: rows[method] for method in dropped},
             )
             problem = f"rows of classifiers with other parameters: {changes}"
@@ -646,23 +746,57 @@ def claim(plan: Plan, *, drops_others: bool) -> None:
                 f"{plan.table} has {problem}. Give another --output, or --replace to "
                 "drop them."
             )
-        drop(plan, dropped)
-        kept = {} if old != settings else record.get("rows", {})
+        drop_cells(plan, dropped)
+        if old != settings:
+            drop_curves(plan, None)
+        elif dropped:
+            drop_curves(plan, dropped)
+        kept = {} if old != settings else old_rows
         write_record(
             plan.table, {**record, "settings": settings, "rows": {**kept, **rows}}
         )
 
 
-def drop(plan: Plan, methods: set[str]) -> None:
-    """Remove the lines of some rows from both files."""
-    for path, columns in (
-        (plan.table, COLUMNS),
-        (convergence_path(plan.table), CONVERGENCE_COLUMNS),
-    ):
+def drop_cells(plan: Plan, methods: set[str]) -> None:
+    """Remove the cells of some rows; whoever calls holds the lock."""
+    lines = read_lines(plan.table)
+    kept = [line for line in lines if line["method"] not in methods]
+    if len(kept) < len(lines):
+        write_lines(plan.table, COLUMNS, kept)
+
+
+def drop_curves(plan: Plan, methods: set[str] | None) -> None:
+    """Remove losses and probes of pretrainings that have to be done again.
+
+    A pretraining that is in the folder, finished or begun, is not done again.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is computed.
+    methods : set of str, default=None
+        The rows whose pretrainings are looked at; None is all of them.
+    """
+    path = convergence_path(plan.table)
+    with lock(path):
         lines = read_lines(path)
-        kept = [line for line in lines if line["method"] not in methods]
+        kept = [line for line in lines if not is_outdated(plan, line, methods)]
         if len(kept) < len(lines):
-            write_lines(path, columns, kept)
+            write_lines(path, CONVERGENCE_COLUMNS, kept)
+
+
+def is_outdated(plan: Plan, line: dict[str, str], methods: set[str] | None) -> bool:
+    """Tell whether a line is of a pretraining that has to be done again."""
+    method, dataset = line["method"], line["dataset"]
+    if method not in ROWS or dataset not in plan.scale.data:
+        return methods is None or method in methods
+    if methods is not None and method not in {
+        pretraining_row(plan, name, dataset) for name in methods
+    }:
+        return False
+    unit = Unit(int(line["repeat"]), dataset, float(line["snr"]), (method,))
+    _, finished, checkpoints = pretraining_of(plan, unit)
+    return not (finished.exists() or checkpoints.exists())
 
 
 def differences(old: Any, new: Any, name: str = "") -> str:
@@ -676,15 +810,41 @@ def differences(old: Any, new: Any, name: str = "") -> str:
     return "" if old == new else f"{name} {old!r}, expected {new!r}"
 
 
-def add_session(plan: Plan, seconds: float) -> None:
+def code_state() -> str:
+    """Return the commit of script and package, and whether they differ from it."""
+    packaged = f"sksubtomo {version('sksubtomo')}"
+    if not Path(sksubtomo.__file__).resolve().is_relative_to(REPOSITORY):
+        return packaged
+
+    def ask(*arguments: str) -> str:
+        # Without locks: a commit that is made meanwhile must not fail.
+        command = ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        commit = ask("rev-parse", "--short=12", "HEAD")
+        # The results change while the table is made.
+        changed = ask("status", "--porcelain", "--", "sksubtomo", "benchmarks/*.py")
+    except (OSError, subprocess.CalledProcessError):
+        return packaged
+    return f"commit {commit}" + (" with uncommitted changes" if changed else "")
+
+
+def add_session(plan: Plan, seconds: float, code: str) -> None:
     """Write down what made a part of the table."""
     packages = ("sksubtomo", "numpy", "scipy", "scikit-learn", "skorch", "torch")
     versions = {"Python": platform.python_version()}
     versions |= {name: version(name) for name in packages}
-    gpu = [] if plan.device == "cpu" else [torch.cuda.get_device_name(plan.device)]
+    device = torch.device(plan.device)
+    accelerator = [] if device.type == "cpu" else [device.type]
+    if device.type == "cuda":
+        accelerator = [torch.cuda.get_device_name(device)]
     session = {
         "command": "python benchmarks/paper_tables.py " + shlex.join(shown_arguments()),
-        "machine": ", ".join([*gpu, _measure.machine()]),
+        "machine": ", ".join([*accelerator, _measure.machine()]),
+        "code": code,
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "minutes": round(seconds / 60, 1),
     }
@@ -733,11 +893,15 @@ def estimate(plan: Plan) -> None:
             start = time.process_time()
             classifier.predict(X)
             test_seconds = (time.process_time() - start) / len(X) * len(parts.X_test)
-            for label in plan.labels:
-                per_class = data.n_labels(label)
+            # Two labels may be the same number.
+            for per_class in {data.n_labels(x) for x in labels_of(plan, method)}:
                 fresh = build(plan, method, dataset, per_class / data.n_train)
                 n_labeled = per_class * len(data.classes)
-                epochs = fine_tune_epochs(plan.scale, ROWS[method], fresh, n_labeled)
+                epochs = count_epochs(
+                    fine_tune_epochs(plan.scale, ROWS[method], fresh, n_labeled),
+                    fresh,
+                    n_labeled,
+                )
                 of_cells += seconds * epochs * n_labeled + test_seconds
             n = len(snrs) * plan.scale.repeats
             total += n * (whole + of_cells)
