@@ -247,10 +247,15 @@ class _Break(Callback):
 
 
 def _pretrainer(folder=None, **parameters):
-    defaults = {"method": MoCo(queue_size=12), "max_epochs": 3, "batch_size": 5}
-    return ContrastivePretrainer(
-        **{**defaults, "random_state": 0, "checkpoint_dir": folder, **parameters}
-    )
+    defaults = {
+        "method": MoCo(queue_size=12),
+        "max_epochs": 3,
+        "batch_size": 5,
+        "lr": 1e-4,
+        "schedule": "constant",
+        "random_state": 0,
+    }
+    return ContrastivePretrainer(**{**defaults, "checkpoint_dir": folder, **parameters})
 
 
 def _names(folder):
@@ -428,7 +433,7 @@ def test_another_run_is_refused_with_the_difference(volumes, tmp_path):
             volumes,
             r"parameters\.method: found .*MoCo, expected .*SwAV",
         ),
-        ({"augmentation": "rotate_shift_noise"}, volumes, r"parameters\.augmentation"),
+        ({"augmentation": "crop_affine"}, volumes, r"parameters\.augmentation"),
         ({}, volumes[1:], r"n_volumes: found 10, expected 9"),
         ({}, volumes[:, 1:], r"volume_shape: found \[8, 8, 8\], expected \[7, 8, 8\]"),
         ({}, changed, r"another run: data\.digest: found \w+, expected \w+\. Fit"),

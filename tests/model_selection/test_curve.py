@@ -322,7 +322,7 @@ def test_unlabelled_rows_are_trained_on_and_never_tested(records, logged):
     curve = curve_of(
         {
             "plain": Recorder("plain"),
-            "full": FullRecorder("full", unlabeled="other"),
+            "full": FullRecorder("full", unlabeled="?"),
             "simclr": fast(pretrained()),
         },
         X,
