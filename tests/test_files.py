@@ -77,7 +77,7 @@ def test_probes_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     # The temporary name counts, not the name.
     with pytest.raises(OSError, match="xxx: cannot be written: File name too long"):
-        check_writable(tmp_path / ("x" * 250))
+        check_writable(tmp_path / ("x" * 254))
     with pytest.raises(OSError, match="file/a: cannot be written: Not a directory"):
         check_folder_writable(path / "a", "file")
     with pytest.raises(ValueError, match="has a NUL"):
