@@ -331,7 +331,7 @@ MISTAKES = [
     ({"labels": LABELS, "source": "no.star"}, "no.star: there is no such file"),
     ({"labels": LABELS, "colour": "red"}, "colour"),
     (
-        {"labels": LABELS, "output": f"{'x' * 250}"},
+        {"labels": LABELS, "output": f"{'x' * 254}"},
         "xxx: cannot be written: .*too long",
     ),
     ({"labels": LABELS, "output": "a\0.star"}, "has a NUL"),
