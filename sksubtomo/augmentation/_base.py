@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
 
@@ -69,37 +72,44 @@ class ViewSampler:
         return int(torch.randint(2**63 - 1, (), generator=self._generator))
 
 
-class OccasionalSampler(ViewSampler):
-    """Sampler that changes a part of the volumes and leaves the others as they are.
+class OccasionalAugmentation(BaseEstimator):
+    """An augmentation that changes a part of the volumes and leaves the others.
 
-    A subclass says what is drawn for a volume, and what that does to it.
-
-    Parameters
-    ----------
-    seed : int
-        Of the sampler's own generator.
-    p : float
-        Probability that a volume is changed.
+    A subclass has its probability as the parameter `p`, and says what is drawn for a
+    volume and what that does to it.
     """
 
-    def __init__(self, seed: int, *, p: float) -> None:
-        super().__init__(seed)
-        self.p = p
+    p: float
 
-    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
-        """Draw one view of every volume."""
-        rows = slice(start, start + len(volumes))
-        n = n or rows.stop
-        is_changed = self._uniform(n, low=0.0)[rows] < self.p
-        drawn = self._draw(n)[rows].to(volumes, non_blocking=True)
-        changed = self._change(volumes, drawn)
-        return torch.where(per_volume(is_changed, volumes), changed, volumes)
+    def build(self, seed: int) -> OccasionalSampler:
+        """Build a sampler of views.
 
-    def _draw(self, n: int) -> Tensor:
+        Parameters
+        ----------
+        seed : int
+            Of the sampler's own generator.
+
+        Returns
+        -------
+        OccasionalSampler
+            Maps (n, 1, depth, height, width) to views of that shape.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range.
+        """
+        self._validate_params()
+        return OccasionalSampler(seed, clone(self))
+
+    def _draw(self, uniform: Callable[..., Tensor], n: int) -> Tensor:
         """Draw what decides the changes of one call.
 
         Parameters
         ----------
+        uniform : callable
+            Maps a shape to float64 numbers, uniform in [-1, 1) unless given another
+            `low` or `high`.
         n : int
             Number of volumes.
 
@@ -126,6 +136,35 @@ class OccasionalSampler(ViewSampler):
             Of the same dtype, on the same device.
         """
         raise NotImplementedError
+
+
+class OccasionalSampler(ViewSampler):
+    """Sampler of the views of an `OccasionalAugmentation`.
+
+    Parameters
+    ----------
+    seed : int
+        Of the sampler's own generator.
+    augmentation : OccasionalAugmentation
+        What to do.
+    """
+
+    def __init__(self, seed: int, augmentation: OccasionalAugmentation) -> None:
+        super().__init__(seed)
+        self.augmentation = augmentation
+
+    def __call__(self, volumes: Tensor, start: int = 0, n: int | None = None) -> Tensor:
+        """Draw one view of every volume."""
+        rows = slice(start, start + len(volumes))
+        n = n or rows.stop
+        is_changed = self._uniform(n, low=0.0)[rows] < self.augmentation.p
+        drawn = self._draw(n)[rows].to(volumes, non_blocking=True)
+        changed = self.augmentation._change(volumes, drawn)
+        return torch.where(per_volume(is_changed, volumes), changed, volumes)
+
+    def _draw(self, n: int) -> Tensor:
+        """Draw what decides the changes of one call."""
+        return self.augmentation._draw(self._uniform, n)
 
 
 def per_volume(values: Tensor, volumes: Tensor) -> Tensor:

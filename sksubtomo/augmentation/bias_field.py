@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from sksubtomo.augmentation._base import OccasionalSampler
+from sksubtomo.augmentation._base import OccasionalAugmentation
 from sksubtomo.augmentation.functional import bias_fields
 
 
-class BiasField(BaseEstimator):
+class BiasField(OccasionalAugmentation):
     """Multiplication by a random smooth field, the exponential of a polynomial.
 
     Zero stays zero, so volumes should have a mean near zero, as normalised ones have.
@@ -65,53 +65,11 @@ class BiasField(BaseEstimator):
         self.max_coefficient = max_coefficient
         self.order = order
 
-    def build(self, seed: int) -> BiasFieldSampler:
-        """Build a sampler of views.
-
-        Parameters
-        ----------
-        seed : int
-            Of the sampler's own generator.
-
-        Returns
-        -------
-        BiasFieldSampler
-            Maps (n, 1, depth, height, width) to views of that shape.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
-        """
-        self._validate_params()
-        return BiasFieldSampler(
-            seed, p=self.p, max_coefficient=self.max_coefficient, order=self.order
-        )
-
-
-class BiasFieldSampler(OccasionalSampler):
-    """Sampler of `BiasField`'s views.
-
-    Parameters
-    ----------
-    seed : int
-        Of the sampler's own generator.
-    p, max_coefficient, order : float, float, int
-        As in `BiasField`.
-    """
-
-    def __init__(
-        self, seed: int, *, p: float, max_coefficient: float, order: int
-    ) -> None:
-        super().__init__(seed, p=p)
-        self.max_coefficient = max_coefficient
-        self.order = order
-
-    def _draw(self, n: int) -> Tensor:
+    def _draw(self, uniform: Callable[..., Tensor], n: int) -> Tensor:
         """Draw coefficients of polynomials, of shape (n, n_terms)."""
         order = self.order
         n_terms = (order + 1) * (order + 2) * (order + 3) // 6
-        return self.max_coefficient * self._uniform(n, n_terms)
+        return self.max_coefficient * uniform(n, n_terms)
 
     def _change(self, volumes: Tensor, drawn: Tensor) -> Tensor:
         """Multiply all volumes by their fields."""

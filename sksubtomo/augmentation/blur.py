@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from sksubtomo.augmentation._base import OccasionalSampler
+from sksubtomo.augmentation._base import OccasionalAugmentation
 from sksubtomo.augmentation.functional import gaussian_blur
 
 
-class Blur(BaseEstimator):
+class Blur(OccasionalAugmentation):
     """Convolution with a random Gaussian, wider along some axes than along others.
 
     One of the augmentations that Gupta et al. (2022) [1]_ tried and left out.
@@ -58,46 +58,9 @@ class Blur(BaseEstimator):
         self.p = p
         self.max_std = max_std
 
-    def build(self, seed: int) -> BlurSampler:
-        """Build a sampler of views.
-
-        Parameters
-        ----------
-        seed : int
-            Of the sampler's own generator.
-
-        Returns
-        -------
-        BlurSampler
-            Maps (n, 1, depth, height, width) to views of that shape.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
-        """
-        self._validate_params()
-        return BlurSampler(seed, p=self.p, max_std=self.max_std)
-
-
-class BlurSampler(OccasionalSampler):
-    """Sampler of `Blur`'s views.
-
-    Parameters
-    ----------
-    seed : int
-        Of the sampler's own generator.
-    p, max_std : float
-        As in `Blur`.
-    """
-
-    def __init__(self, seed: int, *, p: float, max_std: float) -> None:
-        super().__init__(seed, p=p)
-        self.max_std = max_std
-
-    def _draw(self, n: int) -> Tensor:
+    def _draw(self, uniform: Callable[..., Tensor], n: int) -> Tensor:
         """Draw standard deviations along z, y and x, of shape (n, 3)."""
-        return self.max_std * self._uniform(n, 3, low=0.0)
+        return self.max_std * uniform(n, 3, low=0.0)
 
     def _change(self, volumes: Tensor, drawn: Tensor) -> Tensor:
         """Blur all volumes."""

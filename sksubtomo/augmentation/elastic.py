@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from sksubtomo.augmentation._base import OccasionalSampler
+from sksubtomo.augmentation._base import OccasionalAugmentation
 from sksubtomo.augmentation.functional import displace, spline_displacements
 
 
-class Elastic(BaseEstimator):
+class Elastic(OccasionalAugmentation):
     """Random smooth deformation, resampled once; outside the volume is zero.
 
     Control points around and inside the volume are displaced at random, and cubic
@@ -74,57 +74,12 @@ class Elastic(BaseEstimator):
         self.max_displacement = max_displacement
         self.n_control_points = n_control_points
 
-    def build(self, seed: int) -> ElasticSampler:
-        """Build a sampler of views.
-
-        Parameters
-        ----------
-        seed : int
-            Of the sampler's own generator.
-
-        Returns
-        -------
-        ElasticSampler
-            Maps (n, 1, depth, height, width) to views of that shape.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
-        """
-        self._validate_params()
-        return ElasticSampler(
-            seed,
-            p=self.p,
-            max_displacement=self.max_displacement,
-            n_control_points=self.n_control_points,
-        )
-
-
-class ElasticSampler(OccasionalSampler):
-    """Sampler of `Elastic`'s views.
-
-    Parameters
-    ----------
-    seed : int
-        Of the sampler's own generator.
-    p, max_displacement, n_control_points : float, float, int
-        As in `Elastic`.
-    """
-
-    def __init__(
-        self, seed: int, *, p: float, max_displacement: float, n_control_points: int
-    ) -> None:
-        super().__init__(seed, p=p)
-        self.max_displacement = max_displacement
-        self.n_control_points = n_control_points
-
-    def _draw(self, n: int) -> Tensor:
+    def _draw(self, uniform: Callable[..., Tensor], n: int) -> Tensor:
         """Draw the displacements of control points, as parts of the side."""
         points = self.n_control_points
         displacements = torch.zeros(n, 3, points, points, points, dtype=torch.float64)
         free = points - 4
-        displacements[..., 2:-2, 2:-2, 2:-2] = self.max_displacement * self._uniform(
+        displacements[..., 2:-2, 2:-2, 2:-2] = self.max_displacement * uniform(
             n, 3, free, free, free
         )
         return displacements

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from sksubtomo.augmentation._base import OccasionalSampler
+from sksubtomo.augmentation._base import OccasionalAugmentation
 from sksubtomo.augmentation.functional import correct_gamma
 
 
-class Gamma(BaseEstimator):
+class Gamma(OccasionalAugmentation):
     """Intensities raised to a random power.
 
     The power is taken between the smallest and the largest value of each volume, and
@@ -63,46 +63,9 @@ class Gamma(BaseEstimator):
         self.p = p
         self.max_log_gamma = max_log_gamma
 
-    def build(self, seed: int) -> GammaSampler:
-        """Build a sampler of views.
-
-        Parameters
-        ----------
-        seed : int
-            Of the sampler's own generator.
-
-        Returns
-        -------
-        GammaSampler
-            Maps (n, 1, depth, height, width) to views of that shape.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range.
-        """
-        self._validate_params()
-        return GammaSampler(seed, p=self.p, max_log_gamma=self.max_log_gamma)
-
-
-class GammaSampler(OccasionalSampler):
-    """Sampler of `Gamma`'s views.
-
-    Parameters
-    ----------
-    seed : int
-        Of the sampler's own generator.
-    p, max_log_gamma : float
-        As in `Gamma`.
-    """
-
-    def __init__(self, seed: int, *, p: float, max_log_gamma: float) -> None:
-        super().__init__(seed, p=p)
-        self.max_log_gamma = max_log_gamma
-
-    def _draw(self, n: int) -> Tensor:
+    def _draw(self, uniform: Callable[..., Tensor], n: int) -> Tensor:
         """Draw logarithms of exponents, of shape (n,)."""
-        return self.max_log_gamma * self._uniform(n)
+        return self.max_log_gamma * uniform(n)
 
     def _change(self, volumes: Tensor, drawn: Tensor) -> Tensor:
         """Change the contrast curve of all volumes."""

@@ -14,7 +14,7 @@ from sksubtomo.augmentation import (
     Gamma,
     RotateShiftNoise,
 )
-from sksubtomo.augmentation._base import OccasionalSampler, ViewSampler
+from sksubtomo.augmentation._base import OccasionalAugmentation, ViewSampler
 
 # Those that change every volume, and leave out noise that depends on the dtype.
 CASES = {
@@ -178,11 +178,15 @@ def test_base_sampler_has_no_views():
     volumes = randn(1, 1, 2, 2, 2)
     with pytest.raises(NotImplementedError):
         ViewSampler(0)(volumes)
-    sampler = OccasionalSampler(0, p=1)
+
+    class Nothing(OccasionalAugmentation):
+        p = 1
+        _parameter_constraints = {}
+
     with pytest.raises(NotImplementedError):
-        sampler(volumes)
+        Nothing().build(0)(volumes)
     with pytest.raises(NotImplementedError):
-        sampler._change(volumes, torch.ones(1))
+        Nothing()._change(volumes, torch.ones(1))
 
 
 @pytest.mark.parametrize(
