@@ -94,6 +94,7 @@ from sksubtomo import (
     LabelFractionClassifier,
     SubtomogramClassifier,
 )
+from sksubtomo._training.batches import batch_borders
 from sksubtomo._training.fitting import enough_epochs
 from sksubtomo._training.inference import apply_in_batches
 from sksubtomo._training.runtime import resolve_device
@@ -549,7 +550,7 @@ def fine_tune_epochs(
     """Return the epochs of a fine-tuning: enough steps, however few the labels."""
     if row.own_epochs:
         return classifier.max_epochs
-    steps = math.ceil(n_labeled / classifier.batch_size)
+    steps = len(batch_borders(n_labeled, classifier.batch_size)) - 1
     wanted = row.steps or scale.fine_tune_steps
     return max(scale.fine_tune_epochs, math.ceil(wanted / steps))
 

@@ -444,12 +444,11 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         seeds = spawn_seeds(options.seed, settings.n_rounds)
         for n_round, seed in enumerate(seeds, 1):
             taught = settings.soft_labels(
-                self._probabilities(volumes, device, settings.n_views)
+                self._probabilities(volumes[len(known) :], device, settings.n_views)
             )
-            taught[: len(known)] = known
             self.network_, epochs = train_network(
                 volumes,
-                taught.astype(np.float32),
+                np.concatenate([known, taught]).astype(np.float32),
                 start=self.network_ if settings.from_teacher else None,
                 options=replace(options, seed=seed),
             )

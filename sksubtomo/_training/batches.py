@@ -318,7 +318,7 @@ class BatchLoader:
         self._resident: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._starts()) - 1
+        return len(batch_borders(len(self.dataset), self.batch_size)) - 1
 
     def __iter__(self) -> Iterator[tuple[Part, Tensor]]:
         n = len(self.dataset)
@@ -345,18 +345,11 @@ class BatchLoader:
         """Return the parts of all batches that are this process's."""
         rank, size = self.shard
         spans = []
-        for first, last in pairwise(self._starts()):
+        for first, last in pairwise(batch_borders(len(self.dataset), self.batch_size)):
             n = last - first
             start, stop = part_bounds(n, rank, size)
             spans.append(_Span(slice(first + start, first + stop), start, n))
         return spans
-
-    def _starts(self) -> list[int]:
-        n = len(self.dataset)
-        starts = list(range(0, n, self.batch_size))
-        if len(starts) > 1 and n - starts[-1] == 1:
-            starts.pop()
-        return [*starts, n]
 
     def _is_resident(self) -> bool:
         """Move the volumes to a CUDA device that has room for them, once."""
@@ -401,6 +394,28 @@ class BatchLoader:
         windows = (spans[i : i + size] for i in range(0, len(spans), size))
         for batches in read_ahead(read, windows):
             yield from batches
+
+
+def batch_borders(n: int, batch_size: int) -> list[int]:
+    """Return where the batches of an epoch begin, and where the last one ends.
+
+    Parameters
+    ----------
+    n : int
+        Volumes in the epoch.
+    batch_size : int
+        Volumes a batch. The last one may be smaller; a single volume left over goes
+        into the batch before it.
+
+    Returns
+    -------
+    list of int
+        One number more than there are batches.
+    """
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [*starts, n]
 
 
 def part_bounds(n: int, rank: int, size: int) -> tuple[int, int]:

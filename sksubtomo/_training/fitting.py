@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sksubtomo._stored import Volumes
-from sksubtomo._training.batches import Normalizer, VolumeDataset
+from sksubtomo._training.batches import Normalizer, VolumeDataset, batch_borders
 from sksubtomo._training.checkpoints import Checkpoints
 from sksubtomo._training.distribution import Processes, parallelize
 from sksubtomo._training.graphs import optimizer_settings
@@ -154,8 +154,7 @@ def enough_epochs(n_volumes: int, batch_size: int) -> int:
     >>> enough_epochs(50, batch_size=16), enough_epochs(5000, batch_size=16)
     (500, 50)
     """
-    # A single volume that is left over goes into the batch before it.
-    n_steps = max(1, n_volumes // batch_size + (n_volumes % batch_size > 1))
+    n_steps = len(batch_borders(n_volumes, batch_size)) - 1
     return max(_ENOUGH_EPOCHS, -(-_ENOUGH_STEPS // n_steps))
 
 
