@@ -168,9 +168,8 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     - Volumes that were aligned, or membrane proteins whose orientation tells them
       apart, need views that keep it: an `augmentation` of
       ``RotateShiftNoise(rotate=False, flips=None)``, ``test_views=1``.
-    - The beam is taken to run along z and the tilt axis to be y. With another,
-      give ``RotateShiftNoise(tilt_axis="x")`` in both places. Where the volumes have
-      no common frame, such as after an alignment, ``wedge=None``.
+    - Beam and tilt axis are taken to run along axes of the volume. Where they do not,
+      such as after an alignment, ``RotateShiftNoise(wedge=None)`` in both places.
     - Classes that are mirror images of each other need ``flips="half_turns"``.
 
     Examples

@@ -1,22 +1,46 @@
 """The part of Fourier space that a tilt series does not measure.
 
-The beam runs along z. The image at tilt t measures the plane spanned by the tilt axis
-and ``u cos t + z sin t``, where u is the direction across the tilt axis: x for the tilt
-axis y, y for the tilt axis x. So a coefficient is measured if its tilt
-``arctan(kz / ku)`` lies in the range of tilts.
+The image at tilt t measures the plane spanned by the tilt axis and
+``u cos t + b sin t``, where b is the direction of the beam and u the one across beam
+and tilt axis. So a coefficient is measured if its tilt ``arctan(kb / ku)`` lies in the
+range of tilts. In tomograms as most programs write them b is z, u is x, and the tilt
+axis y.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from itertools import permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TiltAxis = Literal["x", "y"]
+
+class Frame(NamedTuple):
+    """How a tilt series lies in a volume, whose axes are 0 for z, 1 for y, 2 for x.
+
+    Parameters
+    ----------
+    beam : int
+        The axis along the beam.
+    across : int
+        The axis at right angles to the beam and the tilt axis.
+    """
+
+    beam: int = 0
+    across: int = 2
+
+    @property
+    def tilt_axis(self) -> int:
+        """The axis about which the specimen is tilted."""
+        return 3 - self.beam - self.across
+
+
+# The usual one first: it is taken where several fit equally well.
+FRAMES = [Frame(beam, across) for beam, _tilt_axis, across in permutations(range(3))]
 
 # In degrees. Every tilt series is taken to cover the one and the other range: the
 # power at the first is what the others are compared with, the second bounds the search.
@@ -39,9 +63,16 @@ _LARGEST_LOG = math.log(10)
 # a wedge of 30 degrees at either end, below 0.5 for volumes without one.
 _SMALLEST_DROP = 1.0
 
+# What the two means have to take off the sum of squares: altogether, because the best
+# of all frames and ranges takes up to 63 off in white noise of 4 to 16 voxels a side,
+# and of each coefficient, because particles without noise have directions, too. Tilts
+# of up to 60 degrees take off about 400 at 12 voxels, which is 0.9 of each.
+_SMALLEST_GAIN = 64.0
+_SMALLEST_MEAN_GAIN = 0.3
+
 
 def wedge_masks(
-    shape: tuple[int, int, int], tilt_ranges: Tensor, tilt_axis: TiltAxis = "y"
+    shape: tuple[int, int, int], tilt_ranges: Tensor, frame: Frame = FRAMES[0]
 ) -> Tensor:
     """Return how much of each Fourier coefficient tilt series measure.
 
@@ -51,12 +82,12 @@ def wedge_masks(
         Depth, height and width of the volumes.
     tilt_ranges : Tensor of shape (n, 2)
         Smallest and largest tilt in degrees, within [-90, 90].
-    tilt_axis : {"y", "x"}, default="y"
-        The tilt axis; the beam runs along z.
+    frame : Frame, default=Frame(beam=0, across=2)
+        Where beam and tilt axis are.
 
     Returns
     -------
-    Tensor of shape (n, depth, 1, width) or (n, depth, height, 1)
+    Tensor of shape (n, depth, height, width), but 1 along the tilt axis
         Numbers in [0, 1] in the layout of ``torch.fft.fftn``, the same along the tilt
         axis, of the dtype and on the device of `tilt_ranges`: 1 inside, 0 outside,
         and in between a ramp one coefficient wide, as a crop of a larger volume has no
@@ -69,29 +100,30 @@ def wedge_masks(
     >>> masks.shape, round(masks.mean().item(), 1)
     (torch.Size([1, 16, 1, 16]), 0.7)
     """
-    depth, height, width = shape
-    side = width if tilt_axis == "y" else height
-    kz, ku = (
+    depth, side = shape[frame.beam], shape[frame.across]
+    kb, ku = (
         _frequencies_on(length, tilt_ranges.dtype, tilt_ranges.device)
         for length in (depth, side)
     )
-    kz = kz[:, None]
+    kb = kb[:, None]
     # k and -k are the same line through the origin: take the one with positive ku.
-    kz = torch.where(ku < 0, -kz, kz)
+    kb = torch.where(ku < 0, -kb, kb)
     ku = ku.abs()
-    masks = _inside(kz, ku, tilt_ranges, (depth, side))
-    # These lines come with either sign of kz, and the factors of a real volume have to
+    masks = _inside(kb, ku, tilt_ranges, (depth, side))
+    # These lines come with either sign of kb, and the factors of a real volume have to
     # be the same for both.
-    either = (ku == 0) | (ku == 0.5) | (kz.abs() == 0.5)
+    either = (ku == 0) | (ku == 0.5) | (kb.abs() == 0.5)
     masks = torch.where(
-        either, (masks + _inside(-kz, ku, tilt_ranges, (depth, side))) / 2, masks
+        either, (masks + _inside(-kb, ku, tilt_ranges, (depth, side))) / 2, masks
     )
     complete = (tilt_ranges[:, 1] - tilt_ranges[:, 0])[:, None, None] >= 180
     if depth == 1 or side == 1:
         # Of all tilts, a plane has one, which is measured.
         complete = torch.ones_like(complete)
-    masks = torch.where(complete | ((kz == 0) & (ku == 0)), 1.0, masks)
-    return masks[:, :, None] if tilt_axis == "y" else masks[..., None]
+    masks = torch.where(complete | ((kb == 0) & (ku == 0)), 1.0, masks)
+    if frame.beam > frame.across:
+        masks = masks.mT
+    return masks.unsqueeze(1 + frame.tilt_axis)
 
 
 def apply_masks(volumes: Tensor, masks: Tensor) -> Tensor:
@@ -124,19 +156,20 @@ def apply_masks(volumes: Tensor, masks: Tensor) -> Tensor:
     return torch.fft.irfftn(spectra, s=shape, dim=(1, 2, 3))[:, None]
 
 
-def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
-    """Estimate from each volume which tilts it was reconstructed from.
+def estimate_wedges(volumes: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimate from each volume which tilts it was reconstructed from, and how it lies.
 
     Parameters
     ----------
     volumes : Tensor of shape (n, 1, depth, height, width)
         Floating point; neither rotated nor masked since they were cut out.
-    tilt_axis : {"y", "x"}, default="y"
-        The tilt axis; the beam runs along z.
 
     Returns
     -------
-    Tensor of shape (n, 2)
+    frames : Tensor of shape (n,)
+        Position in `FRAMES` of the frame that beam and tilt axis make; 0 where nothing
+        is missing.
+    tilt_ranges : Tensor of shape (n, 2)
         Smallest and largest tilt in degrees, of the dtype and on the device of
         `volumes`; -90 and 90 where nothing is missing. Either end is between 40 and 90
         degrees from zero. On simulated volumes of 16 voxels a side the ends are off by
@@ -149,8 +182,9 @@ def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
     in the missing wedge. The log power of each coefficient is taken relative to its
     shell's in tilts of up to 30 degrees, which removes whatever depends on resolution
     alone: contrast transfer, filters, the colour of noise. Two means are then fitted,
-    one inside of a range of tilts and one outside; the range with the least sum of
-    squares is taken, and none if the means differ by less than a factor of e.
+    one inside of a range of tilts and one outside; the frame and the range with the
+    least sum of squares are taken, and none if the means differ by less than a factor
+    of e or the fit is not clearly better than one mean.
 
     Examples
     --------
@@ -158,19 +192,47 @@ def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
     >>> noise = torch.randn(
     ...     1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)
     ... )
-    >>> masks = wedge_masks((32, 32, 32), torch.tensor([[-40.0, 60.0]]))
-    >>> estimate_tilt_ranges(apply_masks(noise, masks)).round(decimals=-1)
-    tensor([[-40.,  60.]])
+    >>> masks = wedge_masks((32, 32, 32), torch.tensor([[-40.0, 60.0]]), Frame(1, 2))
+    >>> frames, tilt_ranges = estimate_wedges(apply_masks(noise, masks))
+    >>> FRAMES[frames[0]], tilt_ranges.round(decimals=-1)
+    (Frame(beam=1, across=2), tensor([[-40.,  60.]]))
     """
     if len(volumes) == 0:  # which not every FFT takes
-        return volumes.new_zeros(0, 2)
+        return torch.zeros(0, dtype=torch.long), volumes.new_zeros(0, 2)
     depth, height, width = volumes.shape[2:]
-    part = _partition((depth, height, width), tilt_axis, volumes.dtype, volumes.device)
+    taper = _taper((depth, height, width), volumes.dtype, volumes.device)
     centred = volumes[:, 0] - volumes[:, 0].mean(dim=(1, 2, 3), keepdim=True)
-    power = torch.fft.rfftn(centred * part.taper, dim=(1, 2, 3)).abs().square()
-    tiny = torch.finfo(power.dtype).tiny
-    logs = power.flatten(1)[:, part.coefficients].clamp_min(tiny).log()
+    power = torch.fft.rfftn(centred * taper, dim=(1, 2, 3)).abs().square()
+    logs = power.flatten(1).clamp_min(torch.finfo(power.dtype).tiny).log()
+    fits = [_fit_tilt_range(logs, (depth, height, width), frame) for frame in FRAMES]
+    gains, tilt_ranges = (torch.stack(parts) for parts in zip(*fits, strict=True))
+    frames = gains.argmax(dim=0) * (gains.amax(dim=0) > 0)
+    return frames, tilt_ranges[frames, torch.arange(len(volumes), device=frames.device)]
 
+
+def _fit_tilt_range(
+    logs: Tensor, shape: tuple[int, int, int], frame: Frame
+) -> tuple[Tensor, Tensor]:
+    """Fit the tilts of one frame.
+
+    Parameters
+    ----------
+    logs : Tensor of shape (n, depth * height * (width // 2 + 1))
+        Log power in the layout of ``torch.fft.rfftn``.
+    shape : (int, int, int)
+        Depth, height and width of the volumes.
+    frame : Frame
+        Where beam and tilt axis are.
+
+    Returns
+    -------
+    gains : Tensor of shape (n,)
+        What the two means take off the sum of squares; 0 where that is too little.
+    tilt_ranges : Tensor of shape (n, 2)
+        Degrees.
+    """
+    part = _partition(shape, frame, logs.dtype, logs.device)
+    logs = logs[:, part.coefficients]
     levels = logs @ part.references
     loudest = levels.masked_fill(part.without_reference, -math.inf)
     loudest = loudest.amax(dim=1, keepdim=True)
@@ -187,8 +249,9 @@ def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
     sum_in = sums[:, None, -n_ends:] - sums[:, :n_ends, None]
     n_out, sum_out = n_all - n_in, sum_all - sum_in
     drops = sum_in / n_in.clamp_min(1) - sum_out / n_out.clamp_min(1)
-    # What the two means take off the sum of squares, times the number of coefficients.
-    gains = n_in * n_out * drops.square() * (drops > _SMALLEST_DROP)
+    gains = n_in * n_out / n_all.clamp_min(1) * drops.square()
+    enough = (gains > _SMALLEST_GAIN) & (gains > _SMALLEST_MEAN_GAIN * n_all)
+    gains = gains * (enough & (drops > _SMALLEST_DROP))
 
     # Empty sectors leave several equally good borders, of which the mean is taken.
     best = gains.amax(dim=(1, 2), keepdim=True)
@@ -197,13 +260,13 @@ def estimate_tilt_ranges(volumes: Tensor, tilt_axis: TiltAxis = "y") -> Tensor:
     high = (tied.sum(dim=1) * part.highest).sum(dim=1) / tied.sum(dim=(1, 2))
     found = torch.stack([low, high], dim=1)
     complete = torch.stack([low.new_full(low.shape, tilt) for tilt in (-90, 90)], dim=1)
-    return torch.where(best[:, 0] > 0, found, complete)
+    tilt_ranges = torch.where(best[:, 0] > 0, found, complete)
+    return best[:, 0, 0], tilt_ranges
 
 
 class _Partition(NamedTuple):
     """How the Fourier coefficients of a volume's shape fall into shells and sectors."""
 
-    taper: Tensor  # (depth, height, width)
     coefficients: Tensor  # (k,), positions in the flattened output of rfftn
     shells: Tensor  # (k,), number of each one's shell
     references: Tensor  # (k, n_shells), weights of the means over reference tilts
@@ -213,21 +276,18 @@ class _Partition(NamedTuple):
     highest: Tensor  # (n_ends,), and the largest
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8 * len(FRAMES))
 def _partition(
-    shape: tuple[int, int, int],
-    tilt_axis: TiltAxis,
-    dtype: torch.dtype,
-    device: torch.device,
+    shape: tuple[int, int, int], frame: Frame, dtype: torch.dtype, device: torch.device
 ) -> _Partition:
     axes = [_frequencies(side) for side in shape]
     axes[2] = axes[2][: shape[2] // 2 + 1]
-    fz, fy, fx = torch.meshgrid(*axes, indexing="ij")
-    fu, side = (fx, shape[2]) if tilt_axis == "y" else (fy, shape[1])
-    tilts = torch.rad2deg(torch.atan2(torch.where(fu < 0, -fz, fz), fu.abs()))
-    radii = torch.sqrt(fz**2 + fy**2 + fx**2)
-    at_nyquist = (fz.abs() == 0.5) | (fy.abs() == 0.5) | (fx.abs() == 0.5)
-    too_near = torch.hypot(fz * shape[0], fu * side) < _NEAREST
+    grids = torch.meshgrid(*axes, indexing="ij")
+    fb, fu = grids[frame.beam], grids[frame.across]
+    tilts = torch.rad2deg(torch.atan2(torch.where(fu < 0, -fb, fb), fu.abs()))
+    radii = torch.stack(grids).square().sum(dim=0).sqrt()
+    at_nyquist = (torch.stack(grids).abs() == 0.5).any(dim=0)
+    too_near = torch.hypot(fb * shape[frame.beam], fu * shape[frame.across]) < _NEAREST
     used = ~at_nyquist & ~too_near & (radii < 0.5)
     tilts = tilts[used]
 
@@ -241,18 +301,12 @@ def _partition(
     # 90 and -90 degrees are the same line, on the border of the first and the last.
     opposite = torch.where(tilts.abs() > 90 - 1e-6, n_sectors - 1 - sectors, sectors)
     parts = F.one_hot(sectors, n_sectors) + F.one_hot(opposite, n_sectors)
-
-    taper = torch.ones(shape, dtype=torch.float64)
-    for axis, side in enumerate(shape):
-        window = torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1]
-        taper *= window.reshape([-1 if i == axis else 1 for i in range(3)])
     ends = torch.arange(-90.0, -_SMALLEST_END + _SECTOR / 2, _SECTOR)
 
     def put(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     return _Partition(
-        taper=put(taper),
         coefficients=put(used.flatten().nonzero()[:, 0]),
         shells=put(shells),
         references=put(references / n_references.clamp_min(1)),
@@ -261,6 +315,17 @@ def _partition(
         lowest=put(ends),
         highest=put(-ends.flip(0)),
     )
+
+
+@lru_cache(maxsize=8)
+def _taper(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    taper = torch.ones(shape, dtype=torch.float64)
+    for axis, side in enumerate(shape):
+        window = torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1]
+        taper *= window.reshape([-1 if i == axis else 1 for i in range(3)])
+    return taper.to(device, dtype)
 
 
 def _frequencies(side: int) -> Tensor:
@@ -275,32 +340,32 @@ def _frequencies_on(side: int, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def _inside(
-    kz: Tensor, ku: Tensor, tilt_ranges: Tensor, sides: tuple[int, int]
+    kb: Tensor, ku: Tensor, tilt_ranges: Tensor, sides: tuple[int, int]
 ) -> Tensor:
     """Return 1 inside of the tilt ranges, 0 outside, with a ramp between the two.
 
     Parameters
     ----------
-    kz, ku : Tensor, broadcast to (depth, side)
-        Frequencies along z and across the tilt axis in cycles per voxel; `ku` is not
+    kb, ku : Tensor, broadcast to (along, across)
+        Frequencies along and across the beam in cycles per voxel; `ku` is not
         negative.
     tilt_ranges : Tensor of shape (n, 2)
         Smallest and largest tilt in degrees.
     sides : (int, int)
-        Depth, and side of the volume across the tilt axis, in voxels.
+        Sides of the volume along and across the beam, in voxels.
 
     Returns
     -------
-    Tensor of shape (n, depth, side)
+    Tensor of shape (n, along, across)
         Numbers in [0, 1].
     """
-    depth, side = sides
+    along, across = sides
     low, high = torch.deg2rad(tilt_ranges)[:, :, None, None].unbind(dim=1)
-    from_low = kz * low.cos() - ku * low.sin()
-    from_high = ku * high.sin() - kz * high.cos()
+    from_low = kb * low.cos() - ku * low.sin()
+    from_high = ku * high.sin() - kb * high.cos()
     # The distance between neighbouring coefficients, at right angles to the border.
     ramp_low, ramp_high = (
-        torch.hypot(end.cos() / depth, end.sin() / side) for end in (low, high)
+        torch.hypot(end.cos() / along, end.sin() / across) for end in (low, high)
     )
     nearest = torch.minimum(from_low / ramp_low, from_high / ramp_high)
     return (nearest + 0.5).clamp(0, 1)

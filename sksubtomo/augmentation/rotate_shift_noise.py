@@ -20,11 +20,14 @@ from sksubtomo.augmentation.functional import (
     rotation_matrices,
 )
 from sksubtomo.augmentation.missing_wedge import (
-    TiltAxis,
+    FRAMES,
+    Frame,
     apply_masks,
-    estimate_tilt_ranges,
+    estimate_wedges,
     wedge_masks,
 )
+
+TiltAxis = Literal["x", "y"]
 
 # Which of z, y and x are reversed: two of them are a half turn about the third axis.
 _MIRRORS = list(product((False, True), repeat=3))
@@ -70,11 +73,13 @@ class RotateShiftNoise(BaseEstimator):
         Smallest and largest tilt of the tilt series in degrees, within [-90, 90]: what
         they do not measure is taken out of rotated and shifted views. The noise passes
         the same wedge in all views, as that of a tomogram does, and then has the
-        deviation that was drawn. "estimate" reads the tilts from the Fourier power of
-        each volume, for volumes from different tilt series; those without a wedge get
-        none. None leaves Fourier space alone.
+        deviation that was drawn. "estimate" reads the tilts, and which of the axes are
+        beam and tilt axis, from the Fourier power of each volume, for volumes from
+        different tilt series; those without a wedge get none. None leaves Fourier space
+        alone.
     tilt_axis : {"y", "x"}, default="y"
-        The tilt axis in the volumes, where `wedge` is given; the beam runs along z.
+        The tilt axis in the volumes, where `wedge` is given; the beam then runs along
+        z.
     flips : {"half_turns", "mirrors"} or None, default="mirrors"
         What every view goes through first, without interpolation, those included that
         are not rotated: one of the half turns about the axes, or also reflections in
@@ -255,17 +260,25 @@ class RotateShiftNoiseSampler(ViewSampler):
     def _masks(self, volumes: Tensor, flips: Tensor) -> Tensor:
         """Return what the tilt series of each volume measures, if it is flipped so."""
         depth, height, width = volumes.shape[2:]
-        if self.wedge == "estimate":
-            tilt_ranges = estimate_tilt_ranges(volumes, self.tilt_axis)
-        else:
+
+        def masks_of(tilt_ranges: Tensor, frame: Frame) -> Tensor:
+            # Reversing the beam, or what is across it, turns the tilts around.
+            reversed_ = flips[:, frame.beam] ^ flips[:, frame.across]
+            reversed_ = reversed_.to(volumes.device, non_blocking=True)[:, None]
+            tilt_ranges = torch.where(reversed_, -tilt_ranges.flip(1), tilt_ranges)
+            return wedge_masks((depth, height, width), tilt_ranges, frame)
+
+        if self.wedge != "estimate":
             assert isinstance(self.wedge, tuple)
             ends = [volumes.new_full((len(volumes),), end) for end in self.wedge]
-            tilt_ranges = torch.stack(ends, dim=1)
-        # Reversing the beam, or what is across the tilt axis, turns the tilts around.
-        across = 2 if self.tilt_axis == "y" else 1
-        reversed_ = (flips[:, 0] ^ flips[:, across]).to(volumes.device)[:, None]
-        tilt_ranges = torch.where(reversed_, -tilt_ranges.flip(1), tilt_ranges)
-        return wedge_masks((depth, height, width), tilt_ranges, self.tilt_axis)
+            across = 2 if self.tilt_axis == "y" else 1
+            return masks_of(torch.stack(ends, dim=1), Frame(beam=0, across=across))
+        frames, tilt_ranges = estimate_wedges(volumes)
+        masks = volumes.new_ones(len(volumes), depth, height, width)
+        for number, frame in enumerate(FRAMES):
+            lies_so = (frames == number)[:, None, None, None]
+            masks = torch.where(lies_so, masks_of(tilt_ranges, frame), masks)
+        return masks
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.

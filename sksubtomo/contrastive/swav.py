@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sksubtomo.contrastive._base import ContrastiveModule, projection_head
+from sksubtomo.contrastive._base import ContrastiveModule, Queue, projection_head
 
 
 def sinkhorn(scores: Tensor, epsilon: float, n_iterations: int) -> Tensor:
@@ -121,6 +121,10 @@ class SwAV(BaseEstimator):
         Sinkhorn iterations.
     frozen_epochs : int, default=1
         Number of epochs at the start in which the prototypes stay as they are.
+    queue_size : int, default=0
+        Number of earlier projections that are assigned along with each batch. In a
+        batch that is not much larger than `n_prototypes`, using all prototypes
+        equally would put volumes apart that belong together.
     projection_dim : int, default=128
         Width of the projections and of the prototypes.
     hidden_dim : int, default=256
@@ -150,6 +154,7 @@ class SwAV(BaseEstimator):
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iterations": [Interval(Integral, 1, None, closed="left")],
         "frozen_epochs": [Interval(Integral, 0, None, closed="left")],
+        "queue_size": [Interval(Integral, 0, None, closed="left")],
         "projection_dim": [Interval(Integral, 1, None, closed="left")],
         "hidden_dim": [Interval(Integral, 1, None, closed="left")],
     }
@@ -161,6 +166,7 @@ class SwAV(BaseEstimator):
         epsilon: float = 0.03,
         n_iterations: int = 3,
         frozen_epochs: int = 1,
+        queue_size: int = 0,
         projection_dim: int = 128,
         hidden_dim: int = 256,
     ) -> None:
@@ -169,6 +175,7 @@ class SwAV(BaseEstimator):
         self.epsilon = epsilon
         self.n_iterations = n_iterations
         self.frozen_epochs = frozen_epochs
+        self.queue_size = queue_size
         self.projection_dim = projection_dim
         self.hidden_dim = hidden_dim
 
@@ -202,6 +209,9 @@ class SwAV(BaseEstimator):
             epsilon=self.epsilon,
             n_iterations=self.n_iterations,
             frozen_epochs=self.frozen_epochs,
+            queue=(
+                Queue(self.queue_size, self.projection_dim) if self.queue_size else None
+            ),
         )
 
 
@@ -222,6 +232,8 @@ class SwAVModule(ContrastiveModule):
         Of `sinkhorn`.
     frozen_epochs : int
         Epochs before the prototypes learn.
+    queue : Queue, default=None
+        Projections of earlier batches.
     """
 
     def __init__(
@@ -234,6 +246,7 @@ class SwAVModule(ContrastiveModule):
         epsilon: float,
         n_iterations: int,
         frozen_epochs: int,
+        queue: Queue | None = None,
     ) -> None:
         super().__init__(encoder)
         self.head = head
@@ -242,6 +255,7 @@ class SwAVModule(ContrastiveModule):
         self.epsilon = epsilon
         self.n_iterations = n_iterations
         self.frozen_epochs = frozen_epochs
+        self.queue = queue
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -258,6 +272,9 @@ class SwAVModule(ContrastiveModule):
     def forward(self, view_1: Tensor, view_2: Tensor) -> Tensor:
         """Return `swapped_prediction_loss` of the two views.
 
+        In training mode and with gradients enabled the projections of both views enter
+        the queue after the loss; otherwise it does not change.
+
         Parameters
         ----------
         view_1, view_2 : Tensor of shape (n, 1, depth, height, width)
@@ -273,13 +290,25 @@ class SwAVModule(ContrastiveModule):
         z_1 = F.normalize(self.head(self.encode(self.encoder, view_1)), dim=1)
         z_2 = F.normalize(self.head(self.encode(self.encoder, view_2)), dim=1)
         scores_1, scores_2 = z_1 @ self.prototypes.T, z_2 @ self.prototypes.T
-        return swapped_prediction_loss(
+        loss = swapped_prediction_loss(
             scores_1,
             scores_2,
-            sinkhorn(scores_1, self.epsilon, self.n_iterations),
-            sinkhorn(scores_2, self.epsilon, self.n_iterations),
+            self._assign(scores_1),
+            self._assign(scores_2),
             self.temperature,
         )
+        if self.queue is not None and self.training and torch.is_grad_enabled():
+            self.queue.enqueue(torch.cat([z_1.detach(), z_2.detach()]))
+        return loss
+
+    def _assign(self, scores: Tensor) -> Tensor:
+        """Return the codes of a view, balanced over it and the queue."""
+        n = len(scores)
+        if self.queue is not None:
+            earlier = self.queue.rows.to(scores.dtype) @ self.prototypes.T
+            scores = torch.cat([earlier, scores])
+        codes = sinkhorn(scores, self.epsilon, self.n_iterations)
+        return codes[-n:]
 
     def diagnose(self, mean_loss: float) -> str | None:
         """Recognise prototypes that all volumes share alike.

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from sksubtomo.augmentation.missing_wedge import (
+    FRAMES,
+    Frame,
     apply_masks,
-    estimate_tilt_ranges,
+    estimate_wedges,
     wedge_masks,
 )
 from sksubtomo.datasets import make_subtomograms, missing_wedge_mask
@@ -18,9 +20,23 @@ def randn(*shape, seed=0):
     return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
-def mask_of(shape, tilt_range, tilt_axis="y"):
+def mask_of(shape, tilt_range, frame=FRAMES[0]):
     tilt_ranges = torch.tensor([tilt_range], dtype=torch.float64)
-    return wedge_masks(shape, tilt_ranges, tilt_axis)[0].expand(shape)
+    return wedge_masks(shape, tilt_ranges, frame)[0].expand(shape)
+
+
+def estimate(volumes):
+    """Return tilt ranges of volumes whose beam runs along z and tilt axis is y."""
+    frames, tilt_ranges = estimate_wedges(volumes)
+    assert (frames == 0).all()
+    return tilt_ranges
+
+
+def test_frames():
+    assert FRAMES[0] == Frame(beam=0, across=2)
+    assert len(set(FRAMES)) == 6
+    for frame in FRAMES:
+        assert {frame.beam, frame.tilt_axis, frame.across} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -29,7 +45,8 @@ def mask_of(shape, tilt_range, tilt_axis="y"):
 def test_masks_are_those_of_the_simulator_but_for_the_ramp(
     shape, tilt_range, tilt_axis
 ):
-    mask = mask_of(shape, tilt_range, tilt_axis)[..., : shape[2] // 2 + 1].numpy()
+    mask = mask_of(shape, tilt_range, Frame(0, 2 if tilt_axis == "y" else 1))
+    mask = mask[..., : shape[2] // 2 + 1].numpy()
     sharp = missing_wedge_mask(shape, tilt_range, tilt_axis)
     assert sharp[mask == 1].all()
     assert not sharp[mask == 0].any()
@@ -41,14 +58,24 @@ def test_masks_are_those_of_the_simulator_but_for_the_ramp(
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("tilt_range", RANGES)
 def test_masks_keep_volumes_real(shape, tilt_range):
-    for tilt_axis in "xy":
-        mask = mask_of(shape, tilt_range, tilt_axis)
+    for frame in FRAMES:
+        mask = mask_of(shape, tilt_range, frame)
         assert torch.fft.ifftn(mask).imag.abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("tilt_axis", ["x", "y"])
-def test_without_missing_tilts_nothing_is_masked(tilt_axis):
-    assert (mask_of((8, 9, 10), (-90, 90), tilt_axis) == 1).all()
+@pytest.mark.parametrize("frame", FRAMES)
+def test_without_missing_tilts_nothing_is_masked(frame):
+    assert (mask_of((8, 9, 10), (-90, 90), frame) == 1).all()
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_masks_turn_with_the_volume(frame):
+    """Of axes in the order beam, tilt axis, across, the mask is the usual one."""
+    order = (frame.beam, frame.tilt_axis, frame.across)
+    shape = (12, 9, 10)
+    turned = mask_of(shape, (-40.0, 50.0), frame).permute(order)
+    usual = mask_of(tuple(shape[axis] for axis in order), (-40.0, 50.0))
+    assert torch.equal(turned, usual)
 
 
 def test_every_volume_has_its_own_mask():
@@ -95,7 +122,7 @@ def test_estimated_tilts_of_simulated_volumes(tilt_range, snr):
     volumes, _ = make_subtomograms(
         1, size=16, snr=snr, tilt_range=tilt_range, random_state=0, return_X_y=True
     )
-    estimates = estimate_tilt_ranges(torch.from_numpy(volumes)[:, None])
+    estimates = estimate(torch.from_numpy(volumes)[:, None])
     errors = estimates - torch.tensor(tilt_range)
     assert errors.abs().max() < 15
     assert errors.square().mean().sqrt() < 6
@@ -106,7 +133,7 @@ def test_volumes_without_a_wedge_get_none(snr):
     volumes, _ = make_subtomograms(
         1, size=16, snr=snr, tilt_range=(-90, 90), random_state=0, return_X_y=True
     )
-    estimates = estimate_tilt_ranges(torch.from_numpy(volumes)[:, None])
+    estimates = estimate(torch.from_numpy(volumes)[:, None])
     assert (estimates == torch.tensor([-90.0, 90.0])).all()
 
 
@@ -122,19 +149,29 @@ def test_estimate_of_filtered_volumes():
         random_state=0,
         return_X_y=True,
     )
-    errors = estimate_tilt_ranges(torch.from_numpy(volumes)[:, None])
+    errors = estimate(torch.from_numpy(volumes)[:, None])
     errors -= torch.tensor([-50, 60])
     assert errors.square().mean().sqrt() < 6
 
 
-def test_estimate_along_the_other_tilt_axis():
+@pytest.mark.parametrize("number", range(6))
+def test_estimate_finds_beam_and_tilt_axis(number):
+    frame = FRAMES[number]
     noise = randn(4, 1, 16, 14, 18)
-    masks = wedge_masks((16, 14, 18), torch.tensor([[-45.0, 65.0]]), "y")
-    volumes = apply_masks(noise, masks)
-    estimates = estimate_tilt_ranges(volumes, "y")
-    assert (estimates - torch.tensor([-45, 65])).abs().max() < 10
-    swapped = estimate_tilt_ranges(volumes.transpose(3, 4), "x")
-    torch.testing.assert_close(swapped, estimates)
+    masks = wedge_masks((16, 14, 18), torch.tensor([[-45.0, 65.0]]), frame)
+    frames, tilt_ranges = estimate_wedges(apply_masks(noise, masks))
+    assert (frames == number).all()
+    assert (tilt_ranges - torch.tensor([-45, 65])).abs().max() < 10
+
+
+@pytest.mark.parametrize("size", [12, 16])
+def test_estimate_finds_the_frame_of_noisy_particles(size):
+    X, _ = make_subtomograms(4, size=size, snr=1, random_state=0, return_X_y=True)
+    frames, _ = estimate_wedges(torch.from_numpy(X)[:, None])
+    assert (frames == 0).all()
+    # Beam along y, tilt axis x.
+    frames, _ = estimate_wedges(torch.from_numpy(X)[:, None].permute(0, 1, 4, 2, 3))
+    assert all(FRAMES[number] == Frame(beam=1, across=0) for number in frames)
 
 
 def test_estimates_depend_on_neither_scale_nor_the_rest_of_the_batch():
@@ -142,18 +179,18 @@ def test_estimates_depend_on_neither_scale_nor_the_rest_of_the_batch():
     tilt_ranges = torch.tensor([[-60.0, 60.0], [-90.0, 90.0], [-45.0, 70.0]])
     masks = wedge_masks((16, 16, 16), tilt_ranges.repeat(2, 1))
     volumes = apply_masks(noise, masks)
-    estimates = estimate_tilt_ranges(volumes)
+    estimates = estimate(volumes)
     assert (estimates - tilt_ranges.repeat(2, 1)).abs().max() < 10
-    assert torch.equal(estimates[4:], estimate_tilt_ranges(volumes[4:]))
-    assert torch.equal(estimates, estimate_tilt_ranges(50 + 1e3 * volumes))
+    assert torch.equal(estimates[4:], estimate(volumes[4:]))
+    assert torch.equal(estimates, estimate(50 + 1e3 * volumes))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (2, 2, 2), (4, 5, 6)])
 def test_volumes_too_small_to_tell_get_no_wedge(shape):
-    estimates = estimate_tilt_ranges(randn(3, 1, *shape))
+    estimates = estimate(randn(3, 1, *shape))
     assert torch.equal(estimates, torch.tensor([[-90.0, 90.0]] * 3).double())
 
 
 def test_constant_volumes_get_no_wedge():
-    estimates = estimate_tilt_ranges(torch.full((2, 1, 16, 16, 16), 3.0))
+    estimates = estimate(torch.full((2, 1, 16, 16, 16), 3.0))
     assert torch.equal(estimates, torch.tensor([[-90.0, 90.0]] * 2))

@@ -190,3 +190,41 @@ def test_diagnose_recognises_chance():
         assert "n_prototypes" in module.diagnose(loss)
     for loss in (0.98 * chance, 1.02 * chance, 0.0, math.nan):
         assert module.diagnose(loss) is None
+
+
+def test_codes_are_balanced_over_the_queue_and_the_view():
+    module = build(queue_size=9, temperature=0.2, epsilon=0.1, n_iterations=2)
+    prototypes = F.normalize(module.prototypes.detach(), dim=1)
+    queue = module.queue.rows.clone()
+    pair = views()
+    with torch.no_grad():
+        z = [F.normalize(module.head(module.encoder(v)), dim=1) for v in pair]
+    scores = [rows @ prototypes.T for rows in z]
+    codes = [sinkhorn(torch.cat([queue, r]) @ prototypes.T, 0.1, 2)[9:] for r in z]
+
+    loss = module(*pair)
+
+    expected = swapped_prediction_loss(*scores, *codes, 0.2)
+    torch.testing.assert_close(loss.detach(), expected)
+    # Both views, of five volumes each, and the oldest of these ten has left again.
+    torch.testing.assert_close(module.queue.rows.roll(-1, 0), torch.cat(z)[1:])
+
+
+@pytest.mark.parametrize("how", ["evaluation", "no gradients"])
+def test_queue_changes_in_training_only(how):
+    module = build(queue_size=9)
+    module.train(how != "evaluation")
+    queue = module.queue.rows.clone()
+    with torch.set_grad_enabled(how != "no gradients"):
+        module(*views())
+    assert torch.equal(module.queue.rows, queue)
+
+
+def test_queue_changes_nothing_else_that_is_drawn():
+    with_queue, without = build(queue_size=9).state_dict(), build().state_dict()
+    assert {name for name in with_queue if name not in without} == {
+        "queue.rows",
+        "queue.position",
+    }
+    for name, tensor in without.items():
+        torch.testing.assert_close(with_queue[name], tensor, rtol=0, atol=0)
