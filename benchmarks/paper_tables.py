@@ -694,6 +694,17 @@ def describe(estimator: Any) -> str:
         return " ".join(estimator.__repr__(N_CHAR_MAX=10**6).split())
 
 
+def describe_row(plan: Plan, method: str, dataset: str) -> str:
+    """Return the classifier of a row, or those that it has by the number of labels."""
+    data = plan.scale.data[dataset]
+    numbers = sorted({data.n_labels(label) for label in plan.scale.labels})
+    texts = [
+        describe(build(plan, method, dataset, number / data.n_train))
+        for number in reversed(numbers)
+    ]
+    return " or ".join(dict.fromkeys(texts))
+
+
 def digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -715,7 +726,7 @@ def claim(plan: Plan, *, drops_others: bool) -> None:
     # What a file gives back.
     settings = json.loads(json.dumps(settings))
     rows = {
-        method: {name: describe(build(plan, method, name)) for name in plan.scale.data}
+        method: {name: describe_row(plan, method, name) for name in plan.scale.data}
         for method in plan.methods
     }
     with lock(plan.table):

@@ -121,10 +121,10 @@ class SwAV(BaseEstimator):
         Sinkhorn iterations.
     frozen_epochs : int, default=1
         Number of epochs at the start in which the prototypes stay as they are.
-    queue_size : int, default=0
-        Number of earlier projections that are assigned along with each batch. In a
-        batch that is not much larger than `n_prototypes`, using all prototypes
-        equally would put volumes apart that belong together.
+    queue_size : int, default=256
+        Number of earlier projections that are assigned along with each batch: of a
+        batch that is not much larger than `n_prototypes`, an equal use of all
+        prototypes puts volumes apart that belong together. 0 for none.
     projection_dim : int, default=128
         Width of the projections and of the prototypes.
     hidden_dim : int, default=256
@@ -166,7 +166,7 @@ class SwAV(BaseEstimator):
         epsilon: float = 0.03,
         n_iterations: int = 3,
         frozen_epochs: int = 1,
-        queue_size: int = 0,
+        queue_size: int = 256,
         projection_dim: int = 128,
         hidden_dim: int = 256,
     ) -> None:

@@ -14,7 +14,7 @@ def randn(*shape, seed=0):
 
 
 def build(**parameters):
-    parameters = {"n_prototypes": 4} | parameters
+    parameters = {"n_prototypes": 4, "queue_size": 0} | parameters
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(27, 5))
