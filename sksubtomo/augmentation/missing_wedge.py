@@ -64,10 +64,10 @@ _LARGEST_LOG = math.log(10)
 _SMALLEST_DROP = 1.0
 
 # What the two means have to take off the sum of squares: altogether, because the best
-# of all frames and ranges takes up to 63 off in white noise of 4 to 16 voxels a side,
+# of all frames and ranges takes about that much off in white noise of 8 voxels a side,
 # and of each coefficient, because particles without noise have directions, too. Tilts
-# of up to 60 degrees take off about 400 at 12 voxels, which is 0.9 of each.
-_SMALLEST_GAIN = 64.0
+# of up to 60 degrees take off about 330 at 12 voxels, which is 0.9 of each.
+_SMALLEST_GAIN = 50.0
 _SMALLEST_MEAN_GAIN = 0.3
 
 
@@ -198,7 +198,7 @@ def estimate_wedges(volumes: Tensor) -> tuple[Tensor, Tensor]:
     (Frame(beam=1, across=2), tensor([[-40.,  60.]]))
     """
     if len(volumes) == 0:  # which not every FFT takes
-        return torch.zeros(0, dtype=torch.long), volumes.new_zeros(0, 2)
+        return volumes.new_zeros(0, dtype=torch.long), volumes.new_zeros(0, 2)
     depth, height, width = volumes.shape[2:]
     taper = _taper((depth, height, width), volumes.dtype, volumes.device)
     centred = volumes[:, 0] - volumes[:, 0].mean(dim=(1, 2, 3), keepdim=True)
@@ -288,7 +288,11 @@ def _partition(
     radii = torch.stack(grids).square().sum(dim=0).sqrt()
     at_nyquist = (torch.stack(grids).abs() == 0.5).any(dim=0)
     too_near = torch.hypot(fb * shape[frame.beam], fu * shape[frame.across]) < _NEAREST
-    used = ~at_nyquist & ~too_near & (radii < 0.5)
+    # Of a pair k and -k, which have the same power, one counts: a part of the pairs is
+    # there twice, for which the frames would not be equally likely.
+    fz, fy, fx = grids
+    again = (fx == 0) & ((fy < 0) | ((fy == 0) & (fz < 0)))
+    used = ~at_nyquist & ~too_near & (radii < 0.5) & ~again
     tilts = tilts[used]
 
     shells = torch.round(radii[used] * max(shape)).long()

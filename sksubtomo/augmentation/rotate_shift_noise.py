@@ -277,7 +277,9 @@ class RotateShiftNoiseSampler(ViewSampler):
         masks = volumes.new_ones(len(volumes), depth, height, width)
         for number, frame in enumerate(FRAMES):
             lies_so = (frames == number)[:, None, None, None]
-            masks = torch.where(lies_so, masks_of(tilt_ranges, frame), masks)
+            # Asking would stall an accelerator.
+            if volumes.device.type != "cpu" or lies_so.any():
+                masks = torch.where(lies_so, masks_of(tilt_ranges, frame), masks)
         return masks
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:

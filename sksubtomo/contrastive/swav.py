@@ -308,7 +308,7 @@ class SwAVModule(ContrastiveModule):
             earlier = self.queue.rows.to(scores.dtype) @ self.prototypes.T
             scores = torch.cat([earlier, scores])
         codes = sinkhorn(scores, self.epsilon, self.n_iterations)
-        return codes[-n:]
+        return codes[len(codes) - n :]
 
     def diagnose(self, mean_loss: float) -> str | None:
         """Recognise prototypes that all volumes share alike.
