@@ -702,7 +702,9 @@ def describe_row(plan: Plan, method: str, dataset: str) -> str:
         describe(build(plan, method, dataset, number / data.n_train))
         for number in reversed(numbers)
     ]
-    return " or ".join(dict.fromkeys(texts))
+    steps = ROWS[method].steps
+    least = f", for at least {steps} steps" if steps else ""
+    return " or ".join(dict.fromkeys(texts)) + least
 
 
 def digest(value: Any) -> str:

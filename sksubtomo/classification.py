@@ -138,8 +138,9 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         Number of orientations of each volume over which ``predict`` and
         ``predict_proba`` average the probabilities, at so many times the cost. The
         first four are the volume and its half turns, which leave the missing wedge of
-        a symmetric tilt range where it is; the next ones of a cubic volume are the
-        other rotations that map a cube to itself, which do not.
+        a symmetric tilt range where it is; the next ones of a cubic volume, up to 24,
+        are the other rotations that map a cube to itself, which do not. Further ones
+        are interpolated.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
@@ -534,7 +535,8 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         if family is not None and not isinstance(encoder, family):
             raise ValueError(
                 f"{name} has an encoder of the family {family.__name__}, but its "
-                f"pretrainer has encoder={encoder!r}; the two must be of one family."
+                f"pretrainer has encoder={encoder!r}; the two must be of one family. "
+                "SubtomogramClassifier takes any."
             )
         return encoder, source
 

@@ -58,7 +58,8 @@ def gupta2022(
     Raises
     ------
     ValueError
-        If `method` or `data` is not known.
+        If `method` or `data` is not known, or something is given of the pretrainer
+        that `method` None does not have.
 
     See Also
     --------
@@ -87,7 +88,14 @@ def gupta2022(
     if method is not None:
         objectives = {
             "simclr": SimCLR(temperature=0.2),
-            "swav": SwAV(),
+            "swav": SwAV(
+                n_prototypes=30,
+                temperature=0.1,
+                epsilon=0.03,
+                n_iterations=3,
+                frozen_epochs=1,
+                queue_size=256,
+            ),
             "moco": MoCo(
                 temperature=0.2, queue_size=_QUEUE_SIZES[data], momentum=0.999
             ),
@@ -112,18 +120,30 @@ def gupta2022(
             schedule="constant",
             weight_decay=1e-4,
         )
+    elif names := [name for name in parameters if name.startswith("pretrainer__")]:
+        raise ValueError(
+            f"{names[0]} is given, but method=None has no pretrainer; expected one of "
+            f"{list(_METHODS)}."
+        )
     few_experimental_labels = data == "experimental" and label_fraction <= 0.5
     classifier = RB3DClassifier(
         pretrainer,
         encoder=RB3D(norm=None),
         standardize_features=False,
+        normalize="dataset",
+        mask=None,
         augmentation=None,
         optimizer="sgd",
         schedule="cosine",
         lr=1e-4 if few_experimental_labels else 5e-4,
+        encoder_lr=None,
         weight_decay=1e-4,
+        label_smoothing=0.0,
+        average_weights=None,
         batch_size=16,
         max_epochs=50,
+        self_training=None,
+        test_views=1,
     )
     return classifier.set_params(**parameters)
 

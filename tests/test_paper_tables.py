@@ -98,6 +98,33 @@ def test_few_labels_are_trained_on_for_as_many_steps():
     assert paper_tables.fine_tune_epochs(scale, letter, classifier, 50) == 50
 
 
+@pytest.mark.parametrize(
+    ("method", "fraction", "expected"),
+    [("simclr", 0.5, 1e-4), ("simclr", 0.51, None), (None, 0.25, None)],
+)
+def test_pretrained_encoders_learn_slowly_from_few_labels(method, fraction, expected):
+    classifier = settings.paper_row(method).build("simulated", fraction)
+    assert classifier.encoder_lr == expected
+
+
+@pytest.mark.parametrize("method", settings.ROWS)
+def test_encoders_fit_their_classifiers(method):
+    settings.ROWS[method].build("simulated", 0.25)._resolve_encoder()
+
+
+def test_a_row_is_described_at_every_number_of_labels(tmp_path):
+    plan = make_plan(tmp_path)
+
+    def describe(method):
+        return paper_tables.describe_row(plan, method, "set")
+
+    few, many = describe("moco").split(" or ")[::-1]
+    assert "encoder_lr=0.0001" in few
+    assert "encoder_lr=None" in many
+    assert " or " not in describe("random")
+    assert describe("cb3d").endswith("for at least 1000 steps")
+
+
 def test_lines_are_replaced_not_repeated(tmp_path):
     path = tmp_path / "table.csv"
     for accuracy in (0.5, 0.6):

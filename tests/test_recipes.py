@@ -53,6 +53,19 @@ def test_the_papers_settings():
     }
 
 
+def test_the_inherited_settings():
+    swav = gupta2022("swav").pretrainer.method.get_params()
+    expected = {"n_prototypes": 30, "temperature": 0.1, "epsilon": 0.03}
+    expected |= {"n_iterations": 3, "frozen_epochs": 1, "queue_size": 256}
+    assert {name: swav[name] for name in expected} == expected
+    assert gupta2022("simclr").pretrainer.method.temperature == 0.2
+
+
+def test_without_a_method_there_is_no_pretrainer_to_set():
+    with pytest.raises(ValueError, match=r"pretrainer__max_epochs is given, but meth"):
+        gupta2022(None, pretrainer__max_epochs=3)
+
+
 def test_experimental_protocol():
     few = gupta2022(data="experimental", label_fraction=0.5)
     many = gupta2022(data="experimental", label_fraction=0.75)

@@ -66,7 +66,7 @@ _SMALLEST_DROP = 1.0
 # What the two means have to take off the sum of squares: altogether, because the best
 # of all frames and ranges takes about that much off in white noise of 8 voxels a side,
 # and of each coefficient, because particles without noise have directions, too. Tilts
-# of up to 60 degrees take off about 330 at 12 voxels, which is 0.9 of each.
+# of up to 60 degrees take off about 330 at 12 voxels, which is 0.8 of each.
 _SMALLEST_GAIN = 50.0
 _SMALLEST_MEAN_GAIN = 0.3
 

@@ -124,7 +124,8 @@ class SwAV(BaseEstimator):
     queue_size : int, default=256
         Number of earlier projections that are assigned along with each batch: of a
         batch that is not much larger than `n_prototypes`, an equal use of all
-        prototypes puts volumes apart that belong together. 0 for none.
+        prototypes puts volumes apart that belong together. They are those of both
+        views, starting with random ones. 0 for none.
     projection_dim : int, default=128
         Width of the projections and of the prototypes.
     hidden_dim : int, default=256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,8 @@ class LabelFractionSplit:
         labels_per_class: int | None = None,
         random_state: Any = None,
     ) -> None:
-        if not (isinstance(label_fraction, float | int) and 0 < label_fraction <= 1):
+        is_number = isinstance(label_fraction, Real) and label_fraction is not True
+        if not (is_number and 0 < label_fraction <= 1):
             raise ValueError(
                 f"label_fraction={label_fraction!r}; expected a number above 0 and up "
                 "to 1."

@@ -164,6 +164,21 @@ def test_estimate_finds_beam_and_tilt_axis(number):
     assert (tilt_ranges - torch.tensor([-45, 65])).abs().max() < 10
 
 
+@pytest.mark.parametrize("size", [8, 12])
+def test_no_frame_is_favoured(size):
+    X, _ = make_subtomograms(
+        4, size=size, snr=2, tilt_range=(-40, 40), random_state=0, return_X_y=True
+    )
+    volumes = torch.from_numpy(X)[:, None]
+    frames, tilt_ranges = estimate_wedges(volumes)
+    # What was z, y, x is y, x, z now.
+    turned = [Frame((f.beam + 2) % 3, (f.across + 2) % 3) for f in FRAMES]
+    turned_frames, turned_ranges = estimate_wedges(volumes.permute(0, 1, 3, 4, 2))
+    expected = [FRAMES.index(turned[number]) for number in frames]
+    assert turned_frames.tolist() == expected
+    torch.testing.assert_close(turned_ranges, tilt_ranges)
+
+
 @pytest.mark.parametrize("size", [12, 16])
 def test_estimate_finds_the_frame_of_noisy_particles(size):
     X, _ = make_subtomograms(4, size=size, snr=1, random_state=0, return_X_y=True)

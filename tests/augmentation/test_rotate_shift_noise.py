@@ -11,7 +11,12 @@ from sksubtomo.augmentation.functional import (
     rigid_matrices,
     rotation_matrices,
 )
-from sksubtomo.augmentation.missing_wedge import apply_masks, wedge_masks
+from sksubtomo.augmentation.missing_wedge import (
+    FRAMES,
+    apply_masks,
+    estimate_wedges,
+    wedge_masks,
+)
 from sksubtomo.datasets import missing_wedge_mask
 
 N = 4000
@@ -226,6 +231,39 @@ def test_estimated_wedges_are_each_volumes_own():
             view = views[row : row + 1]
             assert missing_power(view, tilt_range) < 0.06
             assert missing_power(view, (-30, 30)) > 0.2
+
+
+def in_all_frames():
+    """Return noise with unequal tilts, three volumes of each frame, and the frames."""
+    noise = torch.randn(18, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(18) % 6
+    masks = [
+        wedge_masks((16, 16, 16), torch.tensor([[-40.0, 70.0]]), FRAMES[number])
+        for number in numbers
+    ]
+    return apply_masks(
+        noise, torch.cat([m.expand(1, 16, 16, 16) for m in masks])
+    ), numbers
+
+
+def test_moved_views_have_the_wedge_of_their_volumes_frame():
+    volumes, numbers = in_all_frames()
+    views = without(p_rigid=1, wedge="estimate").build(0)(volumes)
+    frames, tilt_ranges = estimate_wedges(views)
+    assert torch.equal(frames, numbers)
+    # On the average, for a view lacks what its volume did not have, too.
+    assert (tilt_ranges - torch.tensor([-40, 70])).abs().mean() < 8
+
+
+def test_noise_of_flipped_volumes_passes_the_wedge_that_was_estimated():
+    volumes, numbers = in_all_frames()
+    sampler = without(p_rigid=0, noise=3, wedge="estimate", flips="mirrors").build(0)
+    frames, tilt_ranges = estimate_wedges(sampler(volumes))
+    assert torch.equal(frames, numbers)
+    turned = (tilt_ranges[:, 0] < -55)[:, None]
+    expected = torch.where(turned, torch.tensor([-70, 40]), torch.tensor([-40, 70]))
+    assert (tilt_ranges - expected).abs().max() < 15
+    assert 0 < turned.sum() < 18
 
 
 def test_a_complete_tilt_range_changes_nothing():
