@@ -22,7 +22,7 @@ from torch.nn import functional as F
 class Frame(NamedTuple):
     """How a tilt series lies in a volume, whose axes are 0 for z, 1 for y, 2 for x.
 
-    Parameters
+    Attributes
     ----------
     beam : int
         The axis along the beam.
@@ -35,7 +35,13 @@ class Frame(NamedTuple):
 
     @property
     def tilt_axis(self) -> int:
-        """The axis about which the specimen is tilted."""
+        """Return the axis about which the specimen is tilted.
+
+        Returns
+        -------
+        int
+            The one that is neither `beam` nor `across`.
+        """
         return 3 - self.beam - self.across
 
 
