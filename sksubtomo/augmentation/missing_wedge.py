@@ -106,24 +106,23 @@ def wedge_masks(
     >>> masks.shape, round(masks.mean().item(), 1)
     (torch.Size([1, 16, 1, 16]), 0.7)
     """
-    depth, side = shape[frame.beam], shape[frame.across]
+    sides = shape[frame.beam], shape[frame.across]
     kb, ku = (
-        _frequencies_on(length, tilt_ranges.dtype, tilt_ranges.device)
-        for length in (depth, side)
+        _frequencies_on(side, tilt_ranges.dtype, tilt_ranges.device) for side in sides
     )
     kb = kb[:, None]
     # k and -k are the same line through the origin: take the one with positive ku.
     kb = torch.where(ku < 0, -kb, kb)
     ku = ku.abs()
-    masks = _inside(kb, ku, tilt_ranges, (depth, side))
+    masks = _inside(kb, ku, tilt_ranges, sides)
     # These lines come with either sign of kb, and the factors of a real volume have to
     # be the same for both.
     either = (ku == 0) | (ku == 0.5) | (kb.abs() == 0.5)
     masks = torch.where(
-        either, (masks + _inside(-kb, ku, tilt_ranges, (depth, side))) / 2, masks
+        either, (masks + _inside(-kb, ku, tilt_ranges, sides)) / 2, masks
     )
     complete = (tilt_ranges[:, 1] - tilt_ranges[:, 0])[:, None, None] >= 180
-    if depth == 1 or side == 1:
+    if 1 in sides:
         # Of all tilts, a plane has one, which is measured.
         complete = torch.ones_like(complete)
     masks = torch.where(complete | ((kb == 0) & (ku == 0)), 1.0, masks)
@@ -206,11 +205,12 @@ def estimate_wedges(volumes: Tensor) -> tuple[Tensor, Tensor]:
     if len(volumes) == 0:  # which not every FFT takes
         return volumes.new_zeros(0, dtype=torch.long), volumes.new_zeros(0, 2)
     depth, height, width = volumes.shape[2:]
-    taper = _taper((depth, height, width), volumes.dtype, volumes.device)
+    shape = (depth, height, width)
+    taper = _taper(shape, volumes.dtype, volumes.device)
     centred = volumes[:, 0] - volumes[:, 0].mean(dim=(1, 2, 3), keepdim=True)
     power = torch.fft.rfftn(centred * taper, dim=(1, 2, 3)).abs().square()
     logs = power.flatten(1).clamp_min(torch.finfo(power.dtype).tiny).log()
-    fits = [_fit_tilt_range(logs, (depth, height, width), frame) for frame in FRAMES]
+    fits = [_fit_tilt_range(logs, shape, frame) for frame in FRAMES]
     gains, tilt_ranges = (torch.stack(parts) for parts in zip(*fits, strict=True))
     frames = gains.argmax(dim=0) * (gains.amax(dim=0) > 0)
     return frames, tilt_ranges[frames, torch.arange(len(volumes), device=frames.device)]
