@@ -148,9 +148,10 @@ class Table:
                 for label in self.scale.labels
                 if label in labels
             ]
-            n = min(counts, default=self.scale.repeats)
-            if n < self.scale.repeats:
-                found.append(f"{method} ({n} of {self.scale.repeats})")
+            wanted = self.scale.repeats_of(method)
+            n = min(counts, default=wanted)
+            if n < wanted:
+                found.append(f"{method} ({n} of {wanted})")
         return found
 
 
@@ -177,9 +178,12 @@ def goals(table: Table) -> list[Goal]:
     few = next(label for label in table.scale.labels if not label.endswith("%"))
     found = [
         Goal(
-            f"{method} against random, 25 % labels: better in every column, p < 0.05",
-            *check_above(table, method, "random", "25%"),
+            f"{method}{suffix} against random{suffix}, 25 % labels: better in every "
+            "column, p < 0.05",
+            *check_above(table, method + suffix, "random" + suffix, "25%"),
         )
+        # With a fine-tuning that learns, and with the paper's.
+        for suffix in ("", "_sgd")
         for method in PRETRAINED
     ]
     found += [
@@ -239,7 +243,7 @@ def check(
         The verdict; None if something is missing.
     """
     texts, met, shows = [], [], False
-    n_all = table.scale.repeats
+    n_all = min(table.scale.repeats_of(row) for row in (*labels, *others))
     for column in table.all_columns:
         missing = [row for row in others if not table.repeats(row, column, others[row])]
         there = {row: label for row, label in others.items() if row not in missing}
@@ -430,8 +434,11 @@ def settings_lines(table: Table) -> list[str]:
             f"{data.n_held_out} validation and {data.n_held_out + data.n_extra} test "
             f"volumes{shared}."
         )
+    of_paper = scale.paper_repeats
+    more = f", {of_paper} of {', '.join(PAPER_ROWS)}" if of_paper is not None else ""
     lines.append(
-        f"{scale.repeats} repeats. Every pretraining: {scale.pretrain_epochs} epochs."
+        f"{scale.repeats} repeats{more}. Every pretraining: {scale.pretrain_epochs} "
+        "epochs."
     )
     lines.append(
         f"Fine-tuning: at least {scale.fine_tune_epochs} epochs and "

@@ -89,13 +89,16 @@ class Scale:
     labels : tuple of str
         Numbers of labels of each class, or percentages of the training part.
     repeats : int
-        Repeats; each has its own split, labels, seed and pretraining.
+        Repeats of each row; each has its own split, labels, seed and pretraining.
     pretrain_epochs : int
         Of every pretrained row.
     fine_tune_epochs, fine_tune_steps : int
         The least of both, of every row but those with epochs of their own.
     data_seed : int
         Seed of the simulation.
+    paper_repeats : int, default=None
+        Repeats of the paper's rows, where there are more of these: pretraining is worth
+        few points there, and three repeats show no difference of that size.
     """
 
     data: Mapping[str, DataSet]
@@ -105,6 +108,13 @@ class Scale:
     fine_tune_epochs: int = 50
     fine_tune_steps: int = 2000
     data_seed: int = 0
+    paper_repeats: int | None = None
+
+    def repeats_of(self, method: str) -> int:
+        """Return the repeats of a row."""
+        if method in PAPER_ROWS and self.paper_repeats is not None:
+            return self.paper_repeats
+        return self.repeats
 
 
 SCALES = {
@@ -122,6 +132,7 @@ SCALES = {
         labels=("5", "15", "25%", "100%"),
         repeats=3,
         pretrain_epochs=300,
+        paper_repeats=5,
     ),
     # Other volumes of the same kind, on which the recipe was chosen.
     "development": Scale(

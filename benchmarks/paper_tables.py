@@ -209,8 +209,7 @@ def main() -> int:
         estimate(plan)
         return 0
     claim(plan, drops_others=options.replace)
-    first, last = options.repeats
-    units = plan_units(plan, range(first, min(last, scale.repeats)))
+    units = plan_units(plan, range(*options.repeats))
     try:
         work_at_once(plan, units, options.jobs, end)
     finally:
@@ -233,7 +232,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--methods", help="some of the rows: random,simclr")
     add("--labels", help="some of the scale's: 5,25%%")
     add("--columns", help="some of the scale's: gupta2022:0.05,gupta2022:inf")
-    add("--repeats", type=span, default="0:99", help="FIRST:LAST, last one excluded")
+    add("--repeats", type=span, default="0:9", help="FIRST:LAST, last one excluded")
     add("--jobs", type=int, default=1, help="processes, each of one thread")
     add("--device", default="cpu")
     add("--precision", default="auto")
@@ -401,6 +400,8 @@ def plan_units(plan: Plan, repeats: Iterable[int]) -> list[Unit]:
         for name, snr in plan.columns:
             groups: dict[str, list[str]] = {}
             for method in plan.methods:
+                if repeat >= plan.scale.repeats_of(method):
+                    continue
                 pretrainer = build(plan, method, name).pretrainer
                 key = method if pretrainer is None else describe(pretrainer)
                 groups.setdefault(key, []).append(method)
@@ -722,7 +723,8 @@ def claim(plan: Plan, *, drops_others: bool) -> None:
     if plan.most_epochs is not None:
         settings["most_epochs"] = plan.most_epochs
     # More of these are further cells.
-    del settings["labels"], settings["repeats"]
+    for name in ("labels", "repeats", "paper_repeats"):
+        del settings[name]
     for data in settings["data"].values():
         del data["snrs"]
     # What a file gives back.
@@ -917,7 +919,7 @@ def estimate(plan: Plan) -> None:
                     n_labeled,
                 )
                 of_cells += seconds * epochs * n_labeled + test_seconds
-            n = len(snrs) * plan.scale.repeats
+            n = len(snrs) * plan.scale.repeats_of(method)
             total += n * (whole + of_cells)
             print(
                 f"{dataset + ', ' + method:<40} {n * whole / 60:>12.1f} "

@@ -164,9 +164,13 @@ def test_goals_follow_from_the_table(tmp_path):
     column = table.columns[0]
     assert table.heads(column) == ["5", "9 (25 %)", "36 (100 %) + 24"]
     assert table.cell("moco", column, "25%") == "30.0 ± 1.0"
-    simclr, swav, moco, few, few_all, quarter, bn = report.goals(table)
+    simclr, swav, moco, *of_letter, few, few_all, quarter, bn = report.goals(table)
     assert (moco.met, simclr.met, swav.met) == (True, False, False)
     assert moco.measured.startswith("+5.0 (0.013, ")
+    assert [goal.text.split(",")[0] for goal in of_letter] == [
+        f"{method}_sgd against random_sgd" for method in report.PRETRAINED
+    ]
+    assert [goal.met for goal in of_letter] == [False] * 3
     assert (few.met, few.measured) == (True, "51.0 to 20.0 (moco): +31.0")
     assert (few_all.met, few_all.measured) == (True, "51.0 to 50.0 (moco_sgd): +1.0")
     assert (quarter.met, quarter.measured) == (False, "49.0 to 30.0 (moco): +19.0")
@@ -180,7 +184,7 @@ def test_verdicts_wait_for_every_row_repeat_and_column(tmp_path):
 
     def few_goal(kept, scale=SCALE):
         store.write_lines(path, store.COLUMNS, kept)
-        return report.goals(report.Table(path, scale))[3]
+        return report.goals(report.Table(path, scale))[6]
 
     goal = few_goal([x for x in lines if x["method"] != "swav_sgd"])
     assert (goal.met, goal.verdict) == (None, "incomplete")
@@ -196,6 +200,28 @@ def test_verdicts_wait_for_every_row_repeat_and_column(tmp_path):
     assert goal.met is None
     assert goal.measured.endswith("; set, SNR 0.5 [0 of 3 repeats]")
     assert few_goal(lines).met is True
+    # More repeats of the paper's rows are no more of the recipe's.
+    assert few_goal(lines, replace(SCALE, paper_repeats=5)).met is True
+    table = report.Table(path, replace(SCALE, paper_repeats=5))
+    moco = report.goals(table)[2]
+    assert moco.met is None
+    assert moco.measured.endswith("[3 of 5 repeats]")
+    assert "moco (3 of 5)" in table.incomplete()
+    assert "recommended (3 of 3)" not in table.incomplete()
+
+
+def test_the_papers_rows_may_have_more_repeats(tmp_path):
+    plan = make_plan(
+        tmp_path,
+        scale=replace(SCALE, paper_repeats=4),
+        methods=("random", "bn_cnn"),
+    )
+    units = paper_tables.plan_units(plan, range(2, 9))
+    assert [(unit.repeat, unit.methods) for unit in units] == [
+        (2, ("random",)),
+        (2, ("bn_cnn",)),
+        (3, ("random",)),
+    ]
 
 
 @pytest.mark.parametrize(("bn", "at_least", "above"), [(0.6, True, False), (0.5, 1, 1)])

@@ -210,7 +210,7 @@ def test_base_sampler_has_no_views():
         (RotateShiftNoise(noise=float("nan")), "'noise' .* Got nan"),
         (RotateShiftNoise(contrast=-1), "'contrast' .* Got -1"),
         (RotateShiftNoise(wedge="guess"), "'wedge' .*'estimate'.* Got 'guess'"),
-        (RotateShiftNoise(wedge=60), "'wedge' .* Got 60"),
+        (RotateShiftNoise(wedge=60), "'wedge' .* two tilts .* Got 60"),
         (RotateShiftNoise(wedge=(60,)), r"'wedge' .* two tilts .* Got \(60,\)"),
         (RotateShiftNoise(wedge=(60, -60)), r"-90 <= smallest .* Got \(60, -60\)"),
         (RotateShiftNoise(wedge=(-60, 91)), r"'wedge' .* Got \(-60, 91\)"),
