@@ -203,8 +203,12 @@ def main() -> int:
     for name in ("data", "checkpoints", "pretrained"):
         (plan.folder / name).mkdir(parents=True, exist_ok=True)
     table.parent.mkdir(parents=True, exist_ok=True)
-    for name, snr in plan.columns:
-        simulate(plan, name, snr, options)
+    try:
+        for name, snr in plan.columns:
+            simulate(plan, name, snr, options)
+    except OSError as error:
+        # Of structures that are neither there nor to be had.
+        parser.error(f"--structures: {error}")
     if options.estimate:
         estimate(plan)
         return 0
