@@ -526,6 +526,8 @@ def list_table(grid: Grid) -> list[str]:
         for i, text in enumerate(row):
             # Names of rows are literal: an underscore at a word's end is a reference.
             shown = f"`{text}`" if i == 0 and text in ROWS else text
+            if text == "-":
+                shown = r"\-"  # alone it is a bullet
             lines.append(f"   {'*' if i == 0 else ' '} - {shown}".rstrip())
     return lines
 
