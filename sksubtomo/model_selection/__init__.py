@@ -2,9 +2,9 @@
 
 from sksubtomo.model_selection.curve import LabelFractionCurve, label_fraction_curve
 from sksubtomo.model_selection.label_fractions import (
+    LabelFractionDisplay,
     LabelFractionRow,
     LabelFractionSummary,
-    plot_label_fractions,
     summarize_label_fractions,
 )
 from sksubtomo.model_selection.significance import (
@@ -16,6 +16,7 @@ from sksubtomo.model_selection.splitting import LabelFractionSplit
 
 __all__ = [
     "LabelFractionCurve",
+    "LabelFractionDisplay",
     "LabelFractionRow",
     "LabelFractionSplit",
     "LabelFractionSummary",
@@ -23,6 +24,5 @@ __all__ = [
     "corrected_t_test",
     "label_fraction_curve",
     "paired_t_test",
-    "plot_label_fractions",
     "summarize_label_fractions",
 ]

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from sksubtomo.model_selection._comparison import Comparison, plan_comparison
 from sksubtomo.model_selection._plan import Split
 from sksubtomo.model_selection.label_fractions import (
+    LabelFractionDisplay,
     LabelFractionRow,
     LabelFractionSummary,
-    plot_label_fractions,
     summarize_label_fractions,
 )
 
@@ -49,6 +49,8 @@ class LabelFractionCurve:
     scores_ : dict of ndarray of shape (n_settings, n_runs)
         Test accuracies of each method, 0 to 1. A run is a repeat on a split, and the
         columns are the same runs for all methods.
+    summaries_ : list of LabelFractionSummary
+        What `summary` returns by default, as objects.
     splits_ : list of Split
         For each split the rows of X in its parts, ascending, as the attributes `train`
         (with the unlabelled), `validation` and `test`.
@@ -133,25 +135,30 @@ class LabelFractionCurve:
         frame: DataFrame = _import_pandas().DataFrame(summaries, columns=columns)
         return frame
 
-    def plot(self, *, ax: Axes | None = None) -> Axes:
+    def plot(self, *, ax: Axes | None = None) -> LabelFractionDisplay:
         """Draw accuracy against the number of labels, with standard deviations.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw. None makes a new figure.
+            Where to draw. None makes a figure of a journal's column width.
 
         Returns
         -------
-        matplotlib Axes
-            The axes, see `plot_label_fractions`.
+        LabelFractionDisplay
+            The display, with the axes as `ax_`.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         """
-        return plot_label_fractions(self._summarize(), chance=self.chance_, ax=ax)
+        return LabelFractionDisplay.from_curve(self, ax=ax)
+
+    @property
+    def summaries_(self) -> list[LabelFractionSummary]:  # numpydoc ignore=RT01
+        """The rows of `summary`, tested by `paired_t_test` against the baseline."""
+        return self._summarize()
 
     def _summarize(
         self, baseline: str | None = None, test: str = "paired"

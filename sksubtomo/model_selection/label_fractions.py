@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sksubtomo.inspection._matplotlib import OKABE_ITO, import_pyplot
+from sksubtomo.inspection._matplotlib import OKABE_ITO, make_axes
 from sksubtomo.model_selection.significance import corrected_t_test
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from sksubtomo.model_selection.curve import LabelFractionCurve
 
 # One colour and marker a method in every figure, whichever methods it shows.
 _STYLES = {
@@ -33,6 +35,9 @@ _FURTHER_STYLES = [
 # Lines are drawn side by side, so that error bars at one number of labels do not hide
 # each other: a step of 2 % on the logarithmic axis.
 _DODGE = 1.02
+
+# Of the legend below a figure of a column's width.
+_LEGEND_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -204,14 +209,11 @@ def summarize_label_fractions(
     return summaries
 
 
-def plot_label_fractions(
-    summaries: Sequence[LabelFractionSummary],
-    *,
-    compared: Mapping[str, Sequence[LabelFractionSummary]] | None = None,
-    chance: float | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw accuracy against the number of labels.
+class LabelFractionDisplay:
+    """Accuracy against the number of labels, for several methods.
+
+    Make it with :meth:`from_curve`, or from summaries. All parameters are stored as
+    attributes.
 
     Parameters
     ----------
@@ -222,62 +224,181 @@ def plot_label_fractions(
         the legend. They have dashed lines and open markers.
     chance : float, default=None
         Accuracy of guessing, drawn as a horizontal line.
-    ax : matplotlib Axes, default=None
-        Where to draw. None makes a new figure.
 
-    Returns
-    -------
-    matplotlib Axes
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        The figure.
+    ax_ : matplotlib Axes
         The axes, with means and standard deviations in percent.
+    errorbars_ : dict of ErrorbarContainer
+        What was drawn, by its name in the legend.
+    chance_line_ : Line2D or None
+        The line of `chance`.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    ValueError
-        If there is nothing to draw.
+    See Also
+    --------
+    label_fraction_curve : Computes the accuracies.
+
+    Examples
+    --------
+    >>> from sksubtomo.model_selection import (
+    ...     LabelFractionDisplay, LabelFractionRow, summarize_label_fractions)
+    >>> rows = [
+    ...     LabelFractionRow(method, 0.25, 5, 0, repeat, accuracy, 1.0)
+    ...     for method, accuracies in {"random": [0.4, 0.5], "moco": [0.6, 0.8]}.items()
+    ...     for repeat, accuracy in enumerate(accuracies)
+    ... ]
+    >>> display = LabelFractionDisplay(summarize_label_fractions(rows), chance=0.1)
+    >>> sorted(display.plot().errorbars_)
+    ['moco', 'random']
     """
-    if not summaries:
-        raise ValueError("summaries is empty; expected at least one.")
-    if ax is None:
-        _, ax = import_pyplot().subplots(layout="constrained")
-    assert ax is not None
-    groups = {"": summaries, **(compared or {})}
-    lines = list(
-        dict.fromkeys(
-            (group, row.method) for group, rows in groups.items() for row in rows
+
+    def __init__(
+        self,
+        summaries: Sequence[LabelFractionSummary],
+        *,
+        compared: Mapping[str, Sequence[LabelFractionSummary]] | None = None,
+        chance: float | None = None,
+    ) -> None:
+        self.summaries = summaries
+        self.compared = compared
+        self.chance = chance
+
+    @classmethod
+    def from_curve(
+        cls,
+        curve: LabelFractionCurve,
+        *,
+        compared: Mapping[str, LabelFractionCurve] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
+        """Draw what `label_fraction_curve` found.
+
+        Parameters
+        ----------
+        curve : LabelFractionCurve
+            The curve.
+        compared : dict of LabelFractionCurve, default=None
+            Further curves, by a name for the legend. They have dashed lines and open
+            markers.
+        ax : matplotlib Axes, default=None
+            Where to draw. None makes a figure of a journal's column width.
+
+        Returns
+        -------
+        LabelFractionDisplay
+            The display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        display = cls(
+            curve.summaries_,
+            compared={
+                name: other.summaries_ for name, other in (compared or {}).items()
+            },
+            chance=curve.chance_,
         )
+        return display.plot(ax=ax)
+
+    def plot(self, *, ax: Axes | None = None) -> Self:
+        """Draw the methods.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw. None makes a figure of a journal's column width.
+
+        Returns
+        -------
+        LabelFractionDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there is nothing to draw.
+        """
+        if not self.summaries:
+            raise ValueError("summaries is empty; expected at least one.")
+        groups = {"": self.summaries, **(self.compared or {})}
+        lines = list(
+            dict.fromkeys(
+                (group, row.method) for group, rows in groups.items() for row in rows
+            )
+        )
+        self.figure_, self.ax_ = make_axes(
+            ax, height=2.5 + 0.15 * -(-(len(lines) + 1) // _LEGEND_COLUMNS)
+        )
+        self.errorbars_ = {}
+        for number, (group, method) in enumerate(lines):
+            name = f"{method}, {group}" if group else method
+            points = [row for row in groups[group] if row.method == method]
+            color, marker = _style(method, [name for _, name in lines])
+            self.errorbars_[name] = _draw_line(
+                self.ax_,
+                sorted(points, key=lambda row: row.labels_per_class),
+                shift=_DODGE ** (number - (len(lines) - 1) / 2),
+                color=color,
+                marker=marker,
+                markerfacecolor="white" if group else color,
+                linestyle="--" if group else "-",
+                label=name,
+            )
+        self.chance_line_ = None
+        if self.chance is not None:
+            self.chance_line_ = self.ax_.axhline(
+                100 * self.chance,
+                color="0.5",
+                linestyle=":",
+                linewidth=1,
+                label="chance",
+            )
+        _name_axes(
+            self.ax_,
+            [row for rows in groups.values() for row in rows],
+            fontsize="small" if ax is None else "medium",
+        )
+        if ax is None:
+            # A column has no room for a legend beside the axes.
+            self.figure_.legend(
+                loc="outside lower center",
+                ncols=_LEGEND_COLUMNS,
+                frameon=False,
+                fontsize="x-small",
+            )
+        else:
+            self.ax_.legend(
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+                frameon=False,
+                fontsize="small",
+            )
+        return self
+
+
+def _draw_line(
+    ax: Any, points: Sequence[LabelFractionSummary], shift: float, **style: str
+) -> Any:
+    return ax.errorbar(
+        [row.labels_per_class * shift for row in points],
+        [100 * row.mean for row in points],
+        # One repeat has no spread; NaN would leave out the marker as well.
+        yerr=[100 * np.nan_to_num(row.std) for row in points],
+        markersize=5,
+        linewidth=1.2,
+        capsize=2,
+        **style,
     )
-    for number, (group, method) in enumerate(lines):
-        points = sorted(
-            (row for row in groups[group] if row.method == method),
-            key=lambda row: row.labels_per_class,
-        )
-        color, marker = _style(method, [name for _, name in lines])
-        shift = _DODGE ** (number - (len(lines) - 1) / 2)
-        ax.errorbar(
-            [row.labels_per_class * shift for row in points],
-            [100 * row.mean for row in points],
-            # One repeat has no spread; NaN would leave out the marker as well.
-            yerr=[100 * np.nan_to_num(row.std) for row in points],
-            color=color,
-            marker=marker,
-            markersize=5,
-            markerfacecolor="white" if group else color,
-            linestyle="--" if group else "-",
-            linewidth=1.2,
-            capsize=2,
-            label=f"{method}, {group}" if group else method,
-        )
-    if chance is not None:
-        ax.axhline(
-            100 * chance, color="0.5", linestyle=":", linewidth=1, label="chance"
-        )
-    validation = {
-        row.labels_per_class: row.validation_labels
-        for rows in groups.values()
-        for row in rows
-    }
+
+
+def _name_axes(ax: Any, rows: Sequence[LabelFractionSummary], fontsize: str) -> None:
+    validation = {row.labels_per_class: row.validation_labels for row in rows}
     ax.set_xscale("log")
     ax.set_xticks(
         sorted(validation),
@@ -289,15 +410,15 @@ def plot_label_fractions(
     ax.minorticks_off()
     ax.set_xlabel(
         "Training labels per class"
-        + ("\n(+ validation labels of all classes)" if any(validation.values()) else "")
+        + (
+            "\n(+ validation labels of all classes)" if any(validation.values()) else ""
+        ),
+        fontsize=fontsize,
     )
-    ax.set_ylabel("Test accuracy (%)")
+    ax.set_ylabel("Test accuracy (%)", fontsize=fontsize)
+    ax.tick_params(labelsize=fontsize)
     ax.set_ylim(bottom=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(
-        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small"
-    )
-    return ax
 
 
 def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from sksubtomo._files import write_atomically, write_text
-from sksubtomo.inspection import plot_embedding, plot_slices
+from sksubtomo.inspection.embedding import EmbeddingDisplay
+from sksubtomo.inspection.slices import MontageDisplay
 from sksubtomo.model_selection import (
     LabelFractionCurve,
+    LabelFractionDisplay,
     LabelFractionRow,
     LabelFractionSummary,
-    plot_label_fractions,
     summarize_label_fractions,
 )
 from sksubtomo.model_selection._comparison import Comparison
@@ -261,19 +262,24 @@ def _draw_figures(
 
     (split,) = curve.splits_
     accuracy = Figure(figsize=(6.4, 3.6), layout="constrained")
-    plot_label_fractions(summaries, chance=curve.chance_, ax=accuracy.add_subplot())
-    slices = plot_slices(
+    LabelFractionDisplay(summaries, chance=curve.chance_).plot(
+        ax=accuracy.add_subplot()
+    )
+    slices = Figure()
+    MontageDisplay.from_predictions(
         data.X[split.train],
         data.y[split.train],
         voxel_size=data.voxel_size,
-        figure=Figure(),
+        ax=slices,
     )
     n_rows = len(pretrainers) // 2 + 1
     embedding = Figure(figsize=(5.6, 2.7 * n_rows), layout="constrained")
     axes = embedding.subplots(n_rows, 2).ravel()
     for (method, pretrainer), ax in zip(pretrainers.items(), axes, strict=False):
         features = pretrainer.transform(data.X[split.test])
-        plot_embedding(features, data.y[split.test], legend=False, marker_size=9, ax=ax)
+        EmbeddingDisplay.from_embedding(
+            features, labels=data.y[split.test], legend=False, marker_size=9, ax=ax
+        )
         ax.set_title(method, fontsize="medium")
     # The first axes that are left over hold the legend.
     spare = axes[len(pretrainers) :]

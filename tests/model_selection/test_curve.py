@@ -22,6 +22,7 @@ from skorch.callbacks import Callback
 
 from sksubtomo import ContrastivePretrainer, LabelFractionClassifier, RB3DClassifier
 from sksubtomo.model_selection import (
+    LabelFractionDisplay,
     _comparison,
     corrected_t_test,
     label_fraction_curve,
@@ -810,9 +811,16 @@ def test_summary_tests_against_any_baseline(curve):
 def test_plot_and_repr(curve):
     from matplotlib.figure import Figure
 
-    ax = curve.plot(ax=Figure().add_subplot())
+    ax = Figure().add_subplot()
+    display = curve.plot(ax=ax)
+    assert display.ax_ is ax
     _, names = ax.get_legend_handles_labels()
     assert names == ["chance", "nearest", "linear"]
+    assert [row.mean for row in display.summaries] == curve.summary()["mean"].tolist()
+    both = LabelFractionDisplay.from_curve(
+        curve, compared={"again": curve}, ax=Figure().add_subplot()
+    )
+    assert list(both.errorbars_)[2:] == ["nearest, again", "linear, again"]
     assert repr(curve) == (
         "LabelFractionCurve of nearest, linear: 2 numbers of labels, 4 runs each"
     )

@@ -1,13 +1,15 @@
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from sksubtomo.model_selection import (
+    LabelFractionDisplay,
     LabelFractionRow,
     corrected_t_test,
-    plot_label_fractions,
     summarize_label_fractions,
 )
 
@@ -113,12 +115,19 @@ def test_plot_shows_means_labels_and_chance():
         *make_rows({"random": [0.4, 0.5], "moco": [0.6, 0.8]}, 20, 12),
     ]
     paper = summarize_label_fractions(make_rows({"moco": [0.3]}, 5))
-    ax = plot_label_fractions(
+    display = LabelFractionDisplay(
         summarize_label_fractions(rows), compared={"paper": paper}, chance=0.1
     )
+    assert display.plot() is display
+    ax = display.ax_
     _, names = ax.get_legend_handles_labels()
     assert names == ["chance", "random", "moco", "other", "moco, paper"]
-    lines = {bar.get_label(): bar.lines[0] for bar in ax.containers}
+    (legend,) = display.figure_.legends
+    assert sorted(text.get_text() for text in legend.texts) == sorted(names)
+    assert list(display.errorbars_) == names[1:]
+    assert display.chance_line_.get_ydata() == [10, 10]
+    assert display.figure_.get_size_inches()[0] == pytest.approx(8.5 / 2.54)
+    lines = {name: bar.lines[0] for name, bar in display.errorbars_.items()}
     np.testing.assert_allclose(lines["moco"].get_ydata(orig=False), [60, 70])
     np.testing.assert_allclose(lines["moco, paper"].get_ydata(orig=False), [30])
     assert lines["moco"].get_color() == lines["moco, paper"].get_color()
@@ -130,21 +139,22 @@ def test_plot_shows_means_labels_and_chance():
 
 
 def test_plot_draws_on_given_axes():
-    from matplotlib.figure import Figure
-
     ax = Figure().add_subplot()
     summary = summarize_label_fractions(make_rows({"moco": [0.5]}))
-    assert plot_label_fractions(summary, ax=ax) is ax
+    display = LabelFractionDisplay(summary).plot(ax=ax)
+    assert display.ax_ is ax
+    assert display.figure_ is ax.figure
+    assert display.chance_line_ is None
+    assert [text.get_text() for text in ax.get_legend().texts] == ["moco"]
+    assert plt.get_fignums() == []
 
 
 def test_plot_of_nothing():
     with pytest.raises(ValueError, match="empty"):
-        plot_label_fractions([])
+        LabelFractionDisplay([]).plot()
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
-    import matplotlib.pyplot as plt
-
     yield
     plt.close("all")
