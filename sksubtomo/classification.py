@@ -6,7 +6,14 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
@@ -31,7 +38,7 @@ from sksubtomo._training.fitting import (
     enough_epochs,
     fine_tune,
 )
-from sksubtomo._training.inference import class_probabilities
+from sksubtomo._training.inference import apply_in_batches, class_probabilities
 from sksubtomo._training.precision import PRECISIONS, computing
 from sksubtomo._training.runtime import (
     Device,
@@ -47,12 +54,19 @@ from sksubtomo.pretraining import ContrastivePretrainer
 from sksubtomo.semi_supervised import SelfDistillation
 
 
-class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
+class SubtomogramClassifier(
+    SavedModelMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
     """Classify volumes with any encoder and a linear head.
 
     The encoder starts from random weights or from those of a
     :class:`~sksubtomo.ContrastivePretrainer`, and is trained on the labelled
     volumes, by default with Adam and a learning rate that falls to zero along a cosine.
+    ``transform`` gives the features that the head sees.
 
     Read more in the :ref:`User Guide <estimators>`.
 
@@ -136,11 +150,11 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         if that is None too, nothing is cached.
     test_views : int, default=1
         Number of orientations of each volume over which ``predict`` and
-        ``predict_proba`` average the probabilities, at so many times the cost. The
-        first four are the volume and its half turns, which leave the missing wedge of
-        a symmetric tilt range where it is; the next ones of a cubic volume, up to 24,
-        are the other rotations that map a cube to itself, which do not. Further ones
-        are interpolated.
+        ``predict_proba`` average the probabilities, and ``transform`` the features, at
+        so many times the cost. The first four are the volume and its half turns, which
+        leave the missing wedge of a symmetric tilt range where it is; the next ones of
+        a cubic volume, up to 24, are the other rotations that map a cube to itself,
+        which do not. Further ones are interpolated.
     callbacks : list of skorch callbacks, default=None
         Called during fine-tuning. They are used as they are, not copied, and keep
         what they record. ``valid_loss`` and ``valid_acc`` can be monitored where
@@ -491,12 +505,44 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         device = inference_device(self.device)
         return self._probabilities(volumes, device, self.test_views)
 
+    def transform(self, X):
+        """Embed volumes by the fine-tuned encoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, depth, height, width) or (n, n_features)
+            Volumes of the shape that was fitted, or flattened ones.
+
+        Returns
+        -------
+        ndarray of shape (n, n_embedding), float32
+            Features as the head sees them, averaged over the orientations of
+            `test_views`. Those of a volume do not depend on what else is in X. Volumes
+            that were trained on lie closer to their class than others.
+        """
+        check_is_fitted(self)
+        volumes = check_predict_volumes(self, X)
+        device = inference_device(self.device)
+        with self._computing(device):
+            return apply_in_batches(
+                self.network_.encoder,
+                volumes,
+                self.normalizer_,
+                device,
+                centre=self.network_.feature_mean.cpu().numpy(),
+                scale=self.network_.feature_scale.cpu().numpy(),
+                n_views=self.test_views,
+            )
+
     def _probabilities(self, volumes, device, n_views):
-        encoders = [self.network_.encoder]
-        with computing(encoders, precision=self.precision, device=device):
+        with self._computing(device):
             return class_probabilities(
                 self.network_, volumes, self.normalizer_, device, n_views=n_views
             )
+
+    def _computing(self, device):
+        encoders = [self.network_.encoder]
+        return computing(encoders, precision=self.precision, device=device)
 
     def _resolve_encoder(self):
         """Return the encoder object, and the pretrainer it comes from or None."""
@@ -579,6 +625,15 @@ class SubtomogramClassifier(SavedModelMixin, ClassifierMixin, BaseEstimator):
         return ClassifierNetwork.build(
             self._fitted_encoder, self.volume_shape_, len(self.classes_)
         )
+
+    @property
+    def _n_features_out(self):
+        return self.network_.head.in_features
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
 
 def _take(volumes, rows):

@@ -35,6 +35,7 @@ from sksubtomo import (
 )
 from sksubtomo._training import fitting
 from sksubtomo._training.inference import class_probabilities
+from sksubtomo.augmentation.functional import oriented_views
 from sksubtomo.networks import CB3D, DSRF3D, RB3D
 
 
@@ -690,6 +691,49 @@ def test_predictions_over_several_orientations(data):
     assert not np.allclose(averaged, single, atol=1e-3)
     np.testing.assert_array_equal(classifier.predict(X), averaged.argmax(axis=1))
     np.testing.assert_array_equal(classifier.predict_proba(X[5:6])[0], averaged[5])
+
+
+@pytest.mark.parametrize("test_views", [1, 4])
+def test_transform_gives_what_the_head_sees(data, pretrainer, test_views):
+    X, y = data
+    classifier = RB3DClassifier(
+        FrozenEstimator(pretrainer), max_epochs=2, test_views=test_views, random_state=0
+    ).fit(X, y)
+    features = classifier.transform(X)
+    assert features.dtype == np.float32
+    head = classifier.network_.head
+    with torch.no_grad():
+        logits = head(torch.from_numpy(features)).numpy()
+        volumes = classifier.normalizer_.scale_intensities(torch.from_numpy(X[:, None]))
+        views = oriented_views(volumes, test_views)
+        expected = sum(classifier.network_(view) for view in views) / test_views
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    # Not those of before the fine-tuning.
+    assert not np.allclose(features, pretrainer.transform(X), atol=0.01)
+    np.testing.assert_array_equal(classifier.transform(X[5:6])[0], features[5])
+    np.testing.assert_array_equal(classifier.transform(X.reshape(len(X), -1)), features)
+    names = classifier.get_feature_names_out()
+    assert len(names) == features.shape[1]
+    assert names[0] == "rb3dclassifier0"
+
+
+def test_transform_of_volumes_on_disk(data, tmp_path):
+    X, y = data
+    classifier = RB3DClassifier(max_epochs=1, random_state=0).fit(X, y)
+    np.save(tmp_path / "X.npy", X)
+    stored = np.load(tmp_path / "X.npy", mmap_mode="r")
+    np.testing.assert_array_equal(classifier.transform(stored), classifier.transform(X))
+
+
+def test_a_step_of_a_pipeline_that_transforms(data):
+    X, y = data
+    classifier = RB3DClassifier(max_epochs=3, random_state=0)
+    model = make_pipeline(classifier, LogisticRegression(max_iter=1000)).fit(X, y)
+    alone = LogisticRegression(max_iter=1000).fit(
+        clone(classifier).fit(X, y).transform(X), y
+    )
+    np.testing.assert_allclose(model[-1].coef_, alone.coef_, rtol=1e-5)
+    assert model.set_output(transform="pandas")[:-1].transform(X).shape == (24, 256)
 
 
 def _hidden(y, hidden=-1):

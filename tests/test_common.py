@@ -16,6 +16,7 @@ from sksubtomo import (
 )
 from sksubtomo.contrastive import SimCLR
 from sksubtomo.networks import RB3D
+from sksubtomo.uncertainty import NoveltyDetector, TemperatureScaledClassifier
 
 PRETRAINER = ContrastivePretrainer(max_epochs=2)
 
@@ -45,6 +46,9 @@ def _instances():
         ),
         LabelFractionClassifier(RB3DClassifier(max_epochs=8)),
         LabelFractionClassifier(LogisticRegression()),
+        TemperatureScaledClassifier(LogisticRegression()),
+        TemperatureScaledClassifier(LogisticRegression(), cv=2),
+        NoveltyDetector(),
     ]
 
 
@@ -78,6 +82,8 @@ LEFT_OUT_TRANSFORMER = [
         DSRF3DClassifier(max_epochs=1),
         SubtomogramClassifier(max_epochs=2),
         LabelFractionClassifier(LogisticRegression()),
+        TemperatureScaledClassifier(LogisticRegression()),
+        NoveltyDetector(),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
@@ -89,6 +95,11 @@ def test_checks_left_out(estimator, check_name):
 # The checks themselves mix arrays and data frames between fit and transform.
 @pytest.mark.filterwarnings("ignore:X .* feature names:UserWarning")
 @pytest.mark.parametrize("check_name", LEFT_OUT_TRANSFORMER)
-def test_transformer_checks_left_out(check_name):
+@pytest.mark.parametrize(
+    "estimator",
+    [PRETRAINER, RB3DClassifier(max_epochs=1)],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_transformer_checks_left_out(estimator, check_name):
     check = getattr(estimator_checks, check_name)
-    check("ContrastivePretrainer", clone(PRETRAINER))
+    check(type(estimator).__name__, clone(estimator))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def apply_in_batches(
     scale: npt.ArrayLike = 1.0,
     out: Any = None,
     n_views: int = 1,
+    activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Any:
     """Return the module's output for every volume.
 
@@ -67,8 +69,9 @@ def apply_in_batches(
         Where to write the outputs, block by block: an array, a memory map, or a dataset
         of h5py or Zarr.
     n_views : int, default=1
-        With more than one, the module's outputs are logits, and what is returned is the
-        mean of their probabilities over so many orientations of each volume.
+        Number of orientations of each volume over which the outputs are averaged.
+    activation : callable, default=None
+        Applied to the outputs for each orientation, before they are averaged.
 
     Returns
     -------
@@ -86,7 +89,11 @@ def apply_in_batches(
     pages = MappedPages(out)
     centre, scale = np.asarray(centre, np.float32), np.asarray(scale, np.float32)
     result, stop = out, 0
-    for features in _apply_to_blocks(module, volumes, normalizer, device, n_views):
+    apply = partial(
+        _average_over_views, module, normalizer, n_views=n_views, activation=activation
+    )
+    module.to(device).eval()
+    for features in _apply_to_blocks(apply, volumes, device):
         outputs = (features - centre) / scale
         if result is None:
             result = np.empty((n, outputs.shape[1]), np.float32)
@@ -130,14 +137,9 @@ def _check_out(out: Any, n: int) -> None:
 
 
 def _apply_to_blocks(
-    module: nn.Module,
-    volumes: Volumes,
-    normalizer: Normalizer,
-    device: torch.device,
-    n_views: int,
+    apply: Callable[[Tensor], Tensor], volumes: Volumes, device: torch.device
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the outputs for block after block."""
-    module.to(device).eval()
     on_cpu = device.type == "cpu"
     stored = isinstance(volumes, StoredVolumes)
     size = _cpu_batch(volumes.shape[1:]) if on_cpu else _ACCELERATOR_BATCH
@@ -161,37 +163,35 @@ def _apply_to_blocks(
     blocks = read_ahead(read, bounds) if stored or not on_cpu else map(read, bounds)
     for n, block in blocks:
         batches = block.to(device, non_blocking=True).split(size)
-        yield _apply(module, normalizer, batches, n_views)[:n]
+        yield _apply(apply, batches)[:n]
 
 
 @torch.inference_mode()
 def _apply(
-    module: nn.Module,
-    normalizer: Normalizer,
-    batches: Sequence[Tensor],
-    n_views: int,
+    apply: Callable[[Tensor], Tensor], batches: Sequence[Tensor]
 ) -> npt.NDArray[np.float32]:
     """Return the outputs for whole batches."""
-    if n_views == 1:
-        outputs = [module(normalizer(batch)).float() for batch in batches]
-    else:
-        outputs = [
-            _average_over_views(module, normalizer, batch, n_views) for batch in batches
-        ]
-    features: npt.NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
-    return features
+    outputs: npt.NDArray[np.float32] = (
+        torch.cat(list(map(apply, batches))).cpu().numpy()
+    )
+    return outputs
 
 
 def _average_over_views(
-    module: nn.Module, normalizer: Normalizer, batch: Tensor, n_views: int
+    module: nn.Module,
+    normalizer: Normalizer,
+    batch: Tensor,
+    *,
+    n_views: int,
+    activation: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
-    """Return mean probabilities; one view at a time is in memory."""
+    """Return mean outputs; one view at a time is in memory."""
     total = torch.zeros((), device=batch.device)
     # As in training, volumes are turned inside of the mask. Sums of single terms round
     # the same wherever in the batch a volume is.
     for view in oriented_views(normalizer.scale_intensities(batch), n_views):
-        logits = module(normalizer.apply_mask(view))
-        total = total + logits.float().softmax(dim=1)
+        outputs = module(normalizer.apply_mask(view)).float()
+        total = total + (outputs if activation is None else activation(outputs))
     return total / n_views
 
 
@@ -219,8 +219,15 @@ def class_probabilities(
     ndarray of shape (n, n_classes)
         Probabilities; rows sum to one.
     """
-    outputs = apply_in_batches(module, volumes, normalizer, device, n_views=n_views)
-    outputs = outputs.astype(np.float64)
+    # Of a single view they are taken in double precision: more of the small ones stay.
+    outputs = apply_in_batches(
+        module,
+        volumes,
+        normalizer,
+        device,
+        n_views=n_views,
+        activation=None if n_views == 1 else partial(torch.softmax, dim=1),
+    ).astype(np.float64)
     if n_views == 1:
         return softmax(outputs, axis=1)
     return outputs / outputs.sum(axis=1, keepdims=True)
