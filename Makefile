@@ -103,12 +103,13 @@ format: $(VENV)/.installed-test
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+# The examples of the gallery are run, in one thread and without a display.
 docs: $(VENV)/.installed-docs
-	rm -rf docs/api/generated
-	$(RUN) sphinx -E -W --keep-going -b html docs docs/_build/html
+	rm -rf docs/api/generated docs/auto_examples
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(RUN) sphinx -E -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf build dist docs/_build docs/api/generated
+	rm -rf build dist docs/_build docs/api/generated docs/auto_examples
 	rm -rf .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
 	find sksubtomo tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

@@ -17,9 +17,10 @@ extensions = [
     "sphinx.ext.mathjax",
     "myst_parser",
     "numpydoc",
+    "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_templates", "examples", "notebooks"]
 default_role = "literal"
 
 autosummary_generate = True
@@ -27,6 +28,36 @@ autodoc_typehints = "none"  # the docstrings state types, shapes and units
 
 # _templates/autosummary/class.rst lists the methods and properties of a class.
 numpydoc_show_class_members = False
+
+# The gallery: docs/examples/plot_*.py are run, and shown in this order.
+EXAMPLES = [
+    "plot_quick_start.py",
+    "plot_own_files.py",
+    "plot_file_pitfalls.py",
+    "plot_study.py",
+    "plot_label_fractions.py",
+    "plot_figures.py",
+    "plot_grad_cam.py",
+    "plot_clusters.py",
+    "plot_next_to_label.py",
+    "plot_uncertainty.py",
+    "plot_scaling.py",
+]
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "within_subsection_order": EXAMPLES.index,
+    # Figures and displays are shown, not their names, which hold an address; nor the
+    # lists of artists that some methods of matplotlib return.
+    "ignore_repr_types": r"matplotlib\.|Display|'list'",
+    "image_srcset": ["2x"],
+    # Pages are the same whenever they are built, but for what has changed.
+    "min_reported_time": float("inf"),
+    "write_computation_times": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sksubtomo"

@@ -11,7 +11,9 @@ API = Path(__file__).parents[1] / "docs" / "api.rst"
 # Modules of the package that are described, and of which names nothing else is public.
 MODULES = [
     "sksubtomo",
+    "sksubtomo.active_learning",
     "sksubtomo.augmentation",
+    "sksubtomo.clustering",
     "sksubtomo.contrastive",
     "sksubtomo.datasets",
     "sksubtomo.inspection",
@@ -21,6 +23,7 @@ MODULES = [
     "sksubtomo.picking",
     "sksubtomo.recipes",
     "sksubtomo.study",
+    "sksubtomo.uncertainty",
     "sksubtomo.workflows",
 ]
 
