@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from pickle import PicklingError
 from types import FunctionType
@@ -45,7 +47,7 @@ def fit_once(pretrainer: Any, volumes: Volumes, memory: Any) -> Any:
         An unfitted one, which may be the one that is fitted and returned.
     volumes : ndarray or StoredVolumes of shape (n, depth, height, width)
         Checked training volumes.
-    memory : str, object with the joblib.Memory interface, or None
+    memory : str, path, object with the joblib.Memory interface, or None
         The cache; None for none.
 
     Returns
@@ -124,6 +126,8 @@ def _fit_cached(pretrainer: Any, volumes: Volumes, memory: Any, key: str) -> Any
             source_lock.close()
 
         try:
+            if isinstance(memory, PathLike):
+                memory = os.fspath(memory)
             memory = check_memory(memory)
             # A new function object each time, because joblib notes the source once for
             # an object and not for a cache, and takes a cache without a note for

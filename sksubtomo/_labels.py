@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,21 @@ def draw_by_class(
         number = min(max(1, int(number)), len(rows) - keep_one)
         drawn[rows[:number]] = True
     return drawn
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a value is None, NaN, or how pandas marks a missing one.
+
+    Parameters
+    ----------
+    value : object
+        An entry of a column.
+
+    Returns
+    -------
+    bool
+        Whether it stands for nothing.
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and math.isnan(value)

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 from sklearn.base import (
@@ -142,7 +143,7 @@ class SubtomogramClassifier(
     self_training : SelfDistillation or None, default=None
         How the unlabelled rows are learned from after fine-tuning. Without such rows
         it has no effect.
-    memory : str or object with the joblib.Memory interface, default=None
+    memory : str, path or object with the joblib.Memory interface, default=None
         Caches the fitting of the nested pretrainer, so that a search over the
         classifier's parameters pretrains once a fold, however many processes it runs
         in. The key is the pretrainer's parameters and the values of X. If the
@@ -240,7 +241,7 @@ class SubtomogramClassifier(
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "unlabeled": [Real, str, None],
         "self_training": [SelfDistillation, None],
-        "memory": [str, HasMethods("cache"), None],
+        "memory": [str, PathLike, HasMethods("cache"), None],
         "test_views": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [list, tuple, None],
         "precision": [StrOptions(set(PRECISIONS))],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -27,6 +26,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from sksubtomo._files import check_writable, write_atomically, write_text
+from sksubtomo._labels import is_missing
 from sksubtomo._saving import SavedModelMixin, check_model_folder, check_saveable
 from sksubtomo._training.batches import Normalizer
 from sksubtomo._training.distribution import is_main
@@ -686,7 +686,7 @@ def _labels_of(
     # Of objects: where all texts are as wide as the longest, they may fill the memory.
     y = np.full(len(found), _UNLABELED, dtype=object)
     for i, label in enumerate(found):
-        if _is_missing(label):
+        if is_missing(label):
             continue
         if not isinstance(label, str):
             raise TypeError(
@@ -700,13 +700,6 @@ def _labels_of(
             )
         y[i] = str(label)
     return y
-
-
-def _is_missing(label: Any) -> bool:
-    """Tell whether it is None, or how pandas marks a missing value."""
-    if label is None or type(label).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(label, (float, np.floating)) and math.isnan(label)
 
 
 def _read_labels(

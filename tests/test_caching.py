@@ -14,7 +14,7 @@ from joblib.memory import MemorizedFunc
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from sksubtomo import ContrastivePretrainer, _caching
+from sksubtomo import ContrastivePretrainer, RB3DClassifier, _caching
 from sksubtomo._caching import fit_key, fit_once
 from sksubtomo._stored import StoredVolumes
 from sksubtomo.contrastive import MoCo
@@ -309,3 +309,11 @@ def test_parameters_that_cannot_be_pickled(volumes, pretrainer, tmp_path):
     pretrainer.set_params(callbacks=[Local()])
     with pytest.warns(UserWarning, match="cannot be pickled .*Local.* be imported"):
         assert fit_once(pretrainer, volumes, str(tmp_path / "cache")).n_iter_ == 1
+
+
+def test_memory_may_be_a_path(volumes, pretrainer, tmp_path):
+    classifier = RB3DClassifier(
+        pretrainer, max_epochs=1, memory=tmp_path / "cache", random_state=0
+    )
+    classifier.fit(volumes, np.arange(len(volumes)) % 2)
+    assert (tmp_path / "cache" / "joblib").is_dir()

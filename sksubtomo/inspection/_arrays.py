@@ -1,11 +1,13 @@
-"""Volumes, labels and voxel sizes as the displays take them."""
+"""Volumes, labels, voxel sizes and embeddings as the displays take them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
 
 from sksubtomo._stored import StoredVolumes
 
@@ -195,3 +197,72 @@ def length(voxels: float, voxel_size: float | None) -> str:
         f"{voxels:g} voxels" if voxel_size is None else f"{voxels * voxel_size:.4g} Å"
     )
     return written.replace("-", "−")
+
+
+def check_positions(
+    positions: Sequence[int] | None, shape: Sequence[int]
+) -> tuple[int, int, int]:
+    """Validate where volumes are cut.
+
+    Parameters
+    ----------
+    positions : sequence of three int or None
+        Indices z, y and x; None is the middle of each axis.
+    shape : sequence of int
+        Depth, height and width of the volumes.
+
+    Returns
+    -------
+    z, y, x : int
+        The indices.
+
+    Raises
+    ------
+    ValueError
+        If they are not three, or not inside.
+    """
+    if positions is None:
+        positions = [side // 2 for side in shape]
+    if len(positions) != 3 or not all(
+        0 <= position < side for position, side in zip(positions, shape, strict=True)
+    ):
+        raise ValueError(
+            f"positions={positions!r}; expected indices z, y and x inside volumes of "
+            f"shape {tuple(shape)}."
+        )
+    z, y, x = map(int, positions)
+    return z, y, x
+
+
+def principal_plane(
+    features: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.float64], tuple[str, str]]:
+    """Bring an embedding to the plane of its two principal components.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+        Embeddings, at least two features. Two are left as they are.
+
+    Returns
+    -------
+    points : ndarray of shape (n, 2)
+        The places.
+    names : (str, str)
+        Of the axes, with their shares of the variance.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.shape[1] == 2:
+        return features, ("Dimension 1", "Dimension 2")
+    # Both solvers are exact, and the same on every run; the first one does not grow
+    # with the number of particles.
+    is_tall = len(features) >= features.shape[1]
+    pca = PCA(n_components=2, svd_solver="covariance_eigh" if is_tall else "full")
+    # Where all points coincide there is no variance to explain.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        points = pca.fit_transform(features)
+    one, two = 100 * np.nan_to_num(pca.explained_variance_ratio_)
+    return points, (
+        f"PC 1 ({one:.0f} % of variance)",
+        f"PC 2 ({two:.0f} % of variance)",
+    )

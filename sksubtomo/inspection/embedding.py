@@ -8,10 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
 
-from sksubtomo.inspection._arrays import check_labels, is_labeled
+from sksubtomo.inspection._arrays import check_labels, is_labeled, principal_plane
 from sksubtomo.inspection._matplotlib import class_style, make_axes
 
 _METHODS = ("pca", "umap")
@@ -443,20 +442,9 @@ def _project(
     features: npt.NDArray[np.float64], method: str, random_state: Any
 ) -> tuple[npt.NDArray[np.float64], tuple[str, str]]:
     """Bring an embedding to the plane, and name its axes."""
-    if features.shape[1] == 2:
-        return features, ("Dimension 1", "Dimension 2")
-    if method == "umap":
+    if method == "umap" and features.shape[1] > 2:
         return _fit_umap(features, random_state), ("UMAP 1", "UMAP 2")
-    # The full solver is exact and the same on every run.
-    projection = PCA(n_components=2, svd_solver="full")
-    # Where all points coincide there is no variance to explain.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        points = projection.fit_transform(features)
-    shares = 100 * np.nan_to_num(projection.explained_variance_ratio_)
-    return points, (
-        f"PC 1 ({shares[0]:.0f} % of variance)",
-        f"PC 2 ({shares[1]:.0f} % of variance)",
-    )
+    return principal_plane(features)
 
 
 def _fit_umap(

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from sksubtomo._files import write_atomically
+from sksubtomo._labels import is_missing
 from sksubtomo._stored import StoredVolumes, is_stored
+from sksubtomo.inspection._arrays import principal_plane
 from sksubtomo.inspection._html import escape, png
 from sksubtomo.inspection._matplotlib import CLASS_COLORS
 from sksubtomo.io._outputs import already_there
@@ -204,7 +205,6 @@ def _project(
             f"embedding: has shape {features.shape}; expected (n, n_features) with at "
             "least two rows and two features."
         )
-    axes = ["Dimension 1", "Dimension 2"]
     if not isinstance(projection, str):
         places = np.asarray(projection)
         if places.shape != (len(features), 2):
@@ -212,24 +212,15 @@ def _project(
                 f"projection: has shape {places.shape}; expected "
                 f"({len(features)}, 2), a place for each row of embedding, or 'pca'."
             )
-        return _single("projection", places), axes
+        return _single("projection", places), ["Dimension 1", "Dimension 2"]
     if projection != "pca":
         raise ValueError(
             f"projection: is {projection!r}; expected 'pca' or an array of shape "
             "(n, 2)."
         )
     _single("embedding", features)
-    if features.shape[1] == 2:
-        return _single("embedding", features), axes
-    # Both solvers are exact; this one does not grow with the number of particles.
-    is_tall = len(features) >= features.shape[1]
-    pca = PCA(n_components=2, svd_solver="covariance_eigh" if is_tall else "full")
-    # Where all points coincide there is no variance to explain.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        places = pca.fit_transform(features.astype(np.float64))
-    shares = 100 * np.nan_to_num(pca.explained_variance_ratio_)
-    axes = [f"PC {k} ({share:.0f} % of variance)" for k, share in enumerate(shares, 1)]
-    return _single("embedding", places), axes
+    places, axes = principal_plane(features)
+    return _single("embedding", places), list(axes)
 
 
 def _single(parameter: str, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -277,16 +268,9 @@ class _Data:
 def _as_texts(parameter: str, column: Any, n: int) -> list[str]:
     """Return the values of a column as text, empty where there is none."""
     return [
-        "" if _is_missing(value) else str(value)
+        "" if is_missing(value) else str(value)
         for value in _as_column(parameter, column, n).tolist()
     ]
-
-
-def _is_missing(value: Any) -> bool:
-    """Tell whether it is None, NaN, or how pandas marks a missing value."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
 def _as_column(parameter: str, column: Any, n: int) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from sksubtomo._volumes import check_predict_volumes
 from sksubtomo.classification import SubtomogramClassifier
 from sksubtomo.inspection._arrays import (
     check_labels,
+    check_positions,
     check_volumes,
     check_voxel_size,
     read_part,
@@ -37,7 +38,6 @@ from sksubtomo.inspection._matplotlib import (
     name_row,
     name_width,
 )
-from sksubtomo.inspection.slices import _check_positions
 from sksubtomo.semi_supervised import LabelFractionClassifier
 
 # Always the same size, the last batch filled up, for convolutions round differently at
@@ -644,7 +644,7 @@ class GradCAMDisplay:
         ValueError
             If `positions` are not inside the volumes, or a voxel is not finite.
         """
-        place = _check_positions(positions, self.volumes.shape[1:])
+        place = check_positions(positions, self.volumes.shape[1:])
         n, *sides = self.volumes.shape
         widths = [float(sides[axis]) for _ in self.maps for axis in (2, 2, 1)]
         beside = name_width(self.labels) + 0.15

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sksubtomo.inspection._arrays import (
     check_labels,
     check_names,
+    check_positions,
     check_volumes,
     check_voxel_size,
     length,
@@ -141,7 +142,7 @@ class SlicesDisplay:
         """
         volumes = check_volumes(volumes)
         check_voxel_size(voxel_size)
-        z, y, x = _check_positions(positions, volumes.shape[1:])
+        z, y, x = check_positions(positions, volumes.shape[1:])
         parts = (
             (z,),
             (slice(None), y),
@@ -577,22 +578,6 @@ class MontageDisplay:
                 name_row(self.axes_[n, 0], self.names[n])
         draw_scale_bar(self.axes_[-1, 0], self.voxel_size)
         return self
-
-
-def _check_positions(
-    positions: Sequence[int] | None, shape: tuple[int, ...]
-) -> tuple[int, int, int]:
-    if positions is None:
-        positions = [side // 2 for side in shape]
-    if len(positions) != 3 or not all(
-        0 <= position < side for position, side in zip(positions, shape, strict=True)
-    ):
-        raise ValueError(
-            f"positions={positions!r}; expected indices z, y and x inside volumes of "
-            f"shape {tuple(shape)}."
-        )
-    z, y, x = map(int, positions)
-    return z, y, x
 
 
 def _limits(
