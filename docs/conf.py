@@ -5,6 +5,8 @@ from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version as installed_version
 
+from docutils import nodes
+
 project = "sksubtomo"
 author = "The sksubtomo developers"
 copyright = "2026, The sksubtomo developers"
@@ -14,7 +16,6 @@ version = release
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "myst_parser",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
@@ -59,6 +60,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
 }
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "sksubtomo"
 html_show_sourcelink = False
@@ -96,5 +98,20 @@ def skip_inherited_from_elsewhere(app, what, name, obj, skip, options):
     return None if module.split(".")[0] == "sksubtomo" else True
 
 
+def write_math(translator, node):
+    """Write a formula as MathML: MathJax would be fetched by whoever reads the page."""
+    # Of the extra `docs` only; the tests read this file, too.
+    from latex2mathml.converter import convert
+
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    formula = node.astext()
+    if "\\\\" in formula:
+        formula = rf"\begin{{aligned}}{formula}\end{{aligned}}"
+    mathml = convert(formula, display=display)
+    translator.body.append(mathml if display == "inline" else f"<p>{mathml}</p>")
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("autodoc-skip-member", skip_inherited_from_elsewhere)
