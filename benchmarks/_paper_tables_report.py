@@ -450,6 +450,9 @@ def settings_lines(table: Table) -> list[str]:
             lines.append(f"{method}: at least {steps} steps.")
     if rows := table.incomplete():
         lines.append(f"Not all repeats are there yet: {', '.join(rows)}.")
+    absent = [m for m in ROWS if m not in CANDIDATES and m not in table.methods]
+    if absent and not is_variants_only(table):
+        lines.append(f"Not computed yet: {', '.join(absent)}.")
     return lines
 
 
