@@ -40,8 +40,8 @@ _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Temperatures from 1e-3 to 1e3; no classifier of use is farther off.
 _LOG_TEMPERATURES = (-7.0, 7.0)
 
-# Coverages that `threshold_for_accuracy` tests. Each of more would be one more chance
-# to pass by luck.
+# Coverages that `threshold_for_accuracy` may test. It stops at the first that fails, so
+# that among more of them it stops earlier.
 _N_COVERAGES = 20
 
 
@@ -73,10 +73,11 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
         `validation_fraction`.
     unlabeled : int, float, str or None, default=None
         The label that marks unlabelled rows. None is the estimator's own `unlabeled`,
-        if it has one. They never take part in the calibration. An estimator with a
-        parameter `unlabeled` gets them, and the rows that are held out from it come to
-        it with this mark, so that it may pretrain on their volumes; any other gets
-        rows with labels only.
+        or that of an estimator within it, such as ``estimator__unlabeled`` of a
+        :class:`~sksubtomo.LabelFractionClassifier`. They never take part in the
+        calibration. An estimator with such a parameter gets them, and the rows that are
+        held out from it come to it with this mark, so that it may pretrain on their
+        volumes; any other gets rows with labels only.
     random_state : int, RandomState instance or None, default=None
         Determines the rows that are held out. None is fresh entropy. The estimator has
         its own.
@@ -91,6 +92,12 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
         The labels.
     n_calibration_ : int
         Number of labelled rows that the temperature was learned from.
+    calibration_indices_ : ndarray of shape (n_calibration_,)
+        These rows, of the X and y of ``fit``.
+    calibration_probabilities_ : ndarray of shape (n_calibration_, n_classes)
+        Their probabilities at the temperature, from estimators that were not trained on
+        them; with `cv`, these are the ones of the folds. For
+        :func:`threshold_for_accuracy`.
     n_features_in_ : int
         Number of features, if `estimator` exposes it.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -108,9 +115,7 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
     For the loss, the label of each of the n rows counts (n + 1/2) / (n + 1), and the
     rest is spread over the other classes, as Platt (1999) did for his sigmoid. Without
     it, rows that are all classified rightly have the temperature 0, and a next error an
-    infinite loss: with ten rows of simulated particles the log loss of others came out
-    between 1 and 10 on average, in place of 0.7 to 1.05. With hundreds of rows it makes
-    no difference.
+    infinite loss. With hundreds of rows it makes no difference.
 
     References
     ----------
@@ -176,13 +181,17 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
         Raises
         ------
         ValueError
-            If y or a parameter is not acceptable, there is no row to calibrate on, or a
-            class would be missing from those that the estimator is trained on.
+            If y or a parameter is not acceptable, there is no row to calibrate on, a
+            class would be missing from those that the estimator is trained on, or the
+            estimator takes the mark of unlabelled rows for a class.
         """
         frozen = isinstance(self.estimator, FrozenEstimator)
         mark = self.unlabeled
         if mark is None:
-            mark = getattr(self.estimator, "unlabeled", None)
+            marks = _find_marks(self.estimator)
+            given = [name for name, value in marks.items() if value is not None]
+            if given:
+                mark = marks[min(given, key=lambda name: name.count("__"))]
         y, labeled = check_labels(self, X, y, unlabeled=mark)
         (X,) = indexable(X)
         rows = np.flatnonzero(labeled)
@@ -194,7 +203,7 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
             probabilities = self.estimator.predict_proba(_safe_indexing(X, rows))
         else:
             self.classes_, codes = np.unique(y[rows], return_inverse=True)
-            outputs, truth = [], []
+            outputs, held_out = [], []
             for train, test in self._splits(codes):
                 missing = np.setdiff1d(np.arange(len(self.classes_)), codes[train])
                 if len(missing):
@@ -204,15 +213,18 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
                         f"training part of cv={self.cv!r}."
                     )
                 estimator = self._fit_estimator(X, y, rows[train], mark)
-                held_out = _safe_indexing(X, rows[test])
-                outputs.append(estimator.predict_proba(held_out))
-                truth.append(codes[test])
-            probabilities, codes = np.concatenate(outputs), np.concatenate(truth)
+                volumes = _safe_indexing(X, rows[test])
+                outputs.append(estimator.predict_proba(volumes))
+                held_out.append(test)
+            probabilities, tested = np.concatenate(outputs), np.concatenate(held_out)
             if self.cv is not None:
                 estimator = self._fit_estimator(X, y, rows, mark)
             self.estimator_ = estimator
+            rows, codes = rows[tested], codes[tested]
         self.n_calibration_ = len(codes)
         self.temperature_ = _best_temperature(probabilities, codes)
+        self.calibration_indices_ = rows
+        self.calibration_probabilities_ = self._scale(probabilities)
         return self
 
     def _splits(
@@ -239,15 +251,24 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
     ) -> Any:
         """Return a clone that has seen the labels of these rows only."""
         estimator = clone(self.estimator)
-        takes_unlabeled = "unlabeled" in estimator.get_params(deep=False)
-        if mark is not None and takes_unlabeled:
-            estimator.set_params(unlabeled=mark)
+        marks = _find_marks(estimator)
+        if mark is not None and marks:
+            estimator.set_params(**dict.fromkeys(marks, mark))
             shown = np.zeros(len(y), bool)
             shown[rows] = True
-            return estimator.fit(X, np.where(shown, y, mark))
-        if len(rows) == len(y):
-            return estimator.fit(X, y)
-        return estimator.fit(_safe_indexing(X, rows), y[rows])
+            estimator.fit(X, np.where(shown, y, mark))
+        elif len(rows) == len(y):
+            estimator.fit(X, y)
+        else:
+            estimator.fit(_safe_indexing(X, rows), y[rows])
+        if not np.array_equal(estimator.classes_, self.classes_):
+            raise ValueError(
+                f"{type(estimator).__name__} learned the classes "
+                f"{np.asarray(estimator.classes_).tolist()}; expected "
+                f"{self.classes_.tolist()}, the labels of y other than the mark "
+                f"unlabeled={mark!r}."
+            )
+        return estimator
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class of each row.
@@ -280,9 +301,13 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
             Probabilities, in the order of ``classes_``; rows sum to one.
         """
         check_is_fitted(self)
-        logits = _logits(self.estimator_.predict_proba(X))
-        probabilities: NDArray[np.float64] = softmax(logits / self.temperature_, axis=1)
-        return probabilities
+        return self._scale(self.estimator_.predict_proba(X))
+
+    def _scale(self, probabilities: ArrayLike) -> NDArray[np.float64]:
+        scaled: NDArray[np.float64] = softmax(
+            _logits(probabilities) / self.temperature_, axis=1
+        )
+        return scaled
 
     @property
     def n_features_in_(self) -> int:  # numpydoc ignore=RT01
@@ -300,6 +325,17 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _find_marks(estimator: Any) -> dict[str, Any]:
+    """Return the parameters that mark unlabelled rows, within an estimator, too."""
+    if isinstance(estimator, FrozenEstimator):
+        return _find_marks(estimator.estimator)
+    return {
+        name: value
+        for name, value in estimator.get_params(deep=True).items()
+        if name.rpartition("__")[2] == "unlabeled"
+    }
 
 
 def _logits(probabilities: ArrayLike) -> NDArray[np.float64]:
@@ -339,7 +375,7 @@ def abstain(
         The label of each column, such as ``classes_`` of the classifier.
     threshold : float
         The confidence, which is the probability of the most probable class, from which
-        on there is an answer.
+        on there is an answer. Between 0 and 1; infinity withholds all answers.
     label : int, float or str, default=None
         What stands for no answer. None is -1 for classes that are numbers and the empty
         string for classes that are strings, the marks of unlabelled rows.
@@ -352,8 +388,8 @@ def abstain(
     Raises
     ------
     ValueError
-        If the probabilities are none, their columns and `classes` are not of one
-        number, or `label` is one of the classes.
+        If the threshold is out of range, the probabilities are none, their columns and
+        `classes` are not of one number, or `label` is one of the classes.
 
     See Also
     --------
@@ -365,6 +401,11 @@ def abstain(
     >>> abstain([[0.9, 0.1], [0.4, 0.6]], ["groel", "rubisco"], threshold=0.8)
     array(['groel', ''], dtype='<U7')
     """
+    if not _is_number(threshold) or not (0 <= threshold <= 1 or threshold == np.inf):
+        raise ValueError(
+            f"threshold={threshold!r}; expected a number from 0 to 1, or infinity for "
+            f"no answer at all."
+        )
     probabilities, classes = _check_probabilities(probabilities, classes)
     texts = all(isinstance(name, str) for name in classes.tolist())
     if label is None:
@@ -409,19 +450,22 @@ def threshold_for_accuracy(
     accuracy: float,
     *,
     confidence_level: float = 0.95,
+    junk: Any = None,
 ) -> AccuracyThreshold:
     """Choose the confidence from which on answers are as accurate as wanted.
 
-    Of twenty thresholds, at which 5, 10, ..., 100 % of the rows get an answer, it is
-    the lowest at which the lower confidence bound on the accuracy of the answers, by
-    Clopper and Pearson (1934), reaches the accuracy. So few rows promise little: all of
-    29 answers must be right to promise 90 %, and all of 59 to promise 95 %.
+    Thresholds at which 5, 10, ..., 100 % of the rows get an answer are tested from the
+    highest down, without those of too few rows to pass at all. At each, the lower
+    confidence bound on the accuracy of the answers, by Clopper and Pearson (1934), has
+    to reach the accuracy; the last one before the first that fails is taken. So few
+    rows promise little: all of 29 answers must be right to promise 90 %, and all of 59
+    to promise 95 %.
 
     Parameters
     ----------
     y : array-like of shape (n,)
-        Labels of rows that the classifier was not trained on. A label that is none of
-        `classes`, such as that of junk, makes every answer wrong.
+        Labels of rows that the classifier was not trained on, each of `classes` or
+        `junk`.
     probabilities : array-like of shape (n, n_classes)
         Probability of each class for these rows. Those from which a temperature was
         learned will do.
@@ -430,7 +474,10 @@ def threshold_for_accuracy(
     accuracy : float
         The accuracy that the answers shall have, between 0 and 1.
     confidence_level : float, default=0.95
-        Of the one-sided confidence bound.
+        Of the promise, and of each of the one-sided confidence bounds.
+    junk : int, float or str, default=None
+        The label of rows that are of none of `classes`, to which any answer is wrong.
+        None is for a y without such rows.
 
     Returns
     -------
@@ -440,16 +487,19 @@ def threshold_for_accuracy(
     Raises
     ------
     ValueError
-        If a parameter is out of range or the shapes do not fit.
+        If a parameter is out of range, the shapes do not fit, or a label of y is
+        neither `junk` nor one of the classes.
 
     Notes
     -----
-    The threshold is chosen on the rows that it is tested with, and each bound is for
-    one threshold. In simulations with 100 to 1000 rows at a level of 95 %, the accuracy
-    of further answers was below the wanted one in 1 to 3 % of the cases where accuracy
-    grows with confidence, and in up to 8 % where confidence says nothing about it.
-    The promise holds for particles like those of the validation rows only, not for
-    classes that are not among them.
+    The order of the tests is fixed before the labels are looked at and ends with the
+    first failure, so that no correction for their number is needed (Maurer et al.
+    1995): a threshold is wrong only if the first one in the sequence with too low an
+    accuracy passed its own test. Where confidence says nothing about correctness and
+    the accuracy is just below the wanted one, the worst case, at most one promise in
+    twenty fails at a level of 95 %. The price is that a wrong answer among the most
+    confident ones can end the search at its start. The promise holds for particles
+    drawn as the rows of y were, not for classes that are not among them.
 
     References
     ----------
@@ -458,6 +508,10 @@ def threshold_for_accuracy(
 
     Y. Geifman, R. El-Yaniv, "Selective classification for deep neural networks",
     NeurIPS 2017.
+
+    W. Maurer, L. A. Hothorn, W. Lehmacher, "Multiple comparisons in drug clinical
+    trials and preclinical assays: a-priori ordered hypotheses", in: Biometrie in der
+    chemisch-pharmazeutischen Industrie 6, 3-18, Fischer, 1995.
 
     Examples
     --------
@@ -474,25 +528,28 @@ def threshold_for_accuracy(
         ("accuracy", accuracy),
         ("confidence_level", confidence_level),
     ):
-        if not 0 < value < 1:
+        if not (_is_number(value) and 0 < value < 1):
             raise ValueError(f"{name}={value!r}; expected a number between 0 and 1.")
-    correct, confidence = _top_label(y, probabilities, classes)
+    correct, confidence = _top_label(y, probabilities, classes, junk)
     descending = np.sort(confidence)[::-1]
     n = len(descending)
     counts = np.unique(np.ceil(n * np.arange(1, _N_COVERAGES + 1) / _N_COVERAGES))
     thresholds = descending[counts.astype(int) - 1]
     # What is less sure than any of these rows is to get an answer, too.
     thresholds[-1] = 0.0
-    for threshold in thresholds[::-1]:
+    found = AccuracyThreshold(np.inf, 0.0, np.nan, np.nan)
+    # The others would fail even if all of their answers were right.
+    for threshold in thresholds[(1 - confidence_level) ** (1 / counts) >= accuracy]:
         answered = correct[confidence >= threshold]
         n_right, n_answers = int(answered.sum()), len(answered)
         test = binomtest(n_right, n_answers, alternative="greater")
         bound = float(test.proportion_ci(confidence_level, method="exact").low)
-        if bound >= accuracy:
-            return AccuracyThreshold(
-                float(threshold), n_answers / n, n_right / n_answers, bound
-            )
-    return AccuracyThreshold(np.inf, 0.0, np.nan, np.nan)
+        if bound < accuracy:
+            break
+        found = AccuracyThreshold(
+            float(threshold), n_answers / n, n_right / n_answers, bound
+        )
+    return found
 
 
 def expected_calibration_error(
@@ -524,7 +581,8 @@ def expected_calibration_error(
     Raises
     ------
     ValueError
-        If a parameter is out of range or the shapes do not fit.
+        If a parameter is out of range, the shapes do not fit, or a label of y is not
+        one of the classes.
 
     References
     ----------
@@ -538,8 +596,7 @@ def expected_calibration_error(
     >>> print(round(expected_calibration_error([0, 1, 1, 1], probabilities, [0, 1]), 3))
     0.3
     """
-    if not isinstance(n_bins, Integral) or n_bins < 1:
-        raise ValueError(f"n_bins={n_bins!r}; expected a whole number of at least 1.")
+    _check_n_bins(n_bins)
     correct, confidence = _top_label(y, probabilities, classes)
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     excess = np.bincount(bins, weights=correct - confidence)
@@ -590,7 +647,8 @@ def reliability_display(
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If `n_bins` is out of range, the shapes do not fit, or a label of y is not one
+        of the classes.
     ImportError
         If matplotlib is not installed.
 
@@ -603,6 +661,7 @@ def reliability_display(
     'Accuracy'
     """
     import_pyplot()
+    _check_n_bins(n_bins)
     correct, confidence = _top_label(y, probabilities, classes)
     display = CalibrationDisplay.from_predictions(
         correct.astype(int),
@@ -618,8 +677,17 @@ def reliability_display(
     return display
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_n_bins(n_bins: Any) -> None:
+    if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins={n_bins!r}; expected a whole number of at least 1.")
+
+
 def _top_label(
-    y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike
+    y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike, junk: Any = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return whether the most probable class is the right one, and its probability."""
     probabilities, classes = _check_probabilities(probabilities, classes)
@@ -629,6 +697,15 @@ def _top_label(
             f"y has shape {y.shape}; expected ({len(probabilities)},), a label for "
             f"each row of probabilities."
         )
+    # Python's own equality, for NumPy takes the number 1 and the text "1" for the same.
+    known = classes.tolist()
+    expected = set(known) if junk is None else {*known, junk}
+    for label in y.tolist():
+        if label not in expected:
+            raise ValueError(
+                f"y has the label {label!r}, which is not one of the classes {known}"
+                + ("." if junk is None else f" nor junk={junk!r}.")
+            )
     correct = np.asarray(classes[probabilities.argmax(axis=1)] == y, bool)
     return correct, probabilities.max(axis=1)
 
@@ -702,8 +779,9 @@ class NoveltyDetector(OutlierMixin, BaseEstimator):
     that rate is rejected. Then ``fit`` to the embedding of labelled volumes that it was
     not trained on.
 
-    ``predict`` is for particles that are not among the known ones. These find
-    themselves as neighbours.
+    A row that is identical to a known one is taken to be that one, and no neighbour of
+    its own: the known particles have their leave-one-out scores everywhere, and
+    ``fit_predict`` rejects no more than `false_rejection_rate` of them.
 
     No distance in the embedding is best for everything. The mean one was chosen in
     development, where it did as well as the Mahalanobis distance to the classes (Lee et
@@ -775,9 +853,9 @@ class NoveltyDetector(OutlierMixin, BaseEstimator):
         n = len(X)
         n_neighbors = min(self.n_neighbors, n - 1)
         self.neighbors_ = NearestNeighbors(n_neighbors=n_neighbors).fit(X)
+        self._known = X
         rank = max(1, int(self.false_rejection_rate * (n + 1)))
-        # Without X, nobody is a neighbour of oneself.
-        self.offset_ = float(np.sort(self._scores(None))[rank - 1])
+        self.offset_ = float(np.sort(self._scores(X))[rank - 1])
         return self
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
@@ -798,9 +876,11 @@ class NoveltyDetector(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return self._scores(X)
 
-    def _scores(self, X: NDArray[Any] | None) -> NDArray[np.float64]:
-        distances, _ = self.neighbors_.kneighbors(X)
-        scores: NDArray[np.float64] = -distances.astype(np.float64).mean(axis=1)
+    def _scores(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        distances, rows = self.neighbors_.kneighbors(X, self.neighbors_.n_neighbors + 1)
+        itself = (self._known[rows[:, 0]] == X).all(axis=1)
+        others = np.where(itself[:, None], distances[:, 1:], distances[:, :-1])
+        scores: NDArray[np.float64] = -others.astype(np.float64).mean(axis=1)
         return scores
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:

@@ -166,6 +166,80 @@ def test_unlabelled_rows_are_trained_on_and_never_calibrated_on(mark, cv, own):
     assert estimator.unlabeled == (mark if own else None)
 
 
+@pytest.mark.parametrize("cv", [None, 2])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda teller: LabelFractionClassifier(teller, random_state=0),
+        lambda teller: make_pipeline(StandardScaler(), teller),
+        lambda teller: make_pipeline(
+            StandardScaler(), LabelFractionClassifier(teller, random_state=0)
+        ),
+    ],
+)
+def test_the_mark_may_sit_deeper(wrap, cv):
+    X, y = draw(120)
+    y = np.where(np.arange(120) % 2, NAMES[y], "")
+    model = TemperatureScaledClassifier(
+        wrap(Teller(unlabeled="")), cv=cv, random_state=0
+    ).fit(X, y)
+    np.testing.assert_array_equal(model.classes_, np.sort(NAMES))
+    for rows, labels in Teller.seen:
+        assert len(rows) == 120
+        assert set(labels[::2].tolist()) in ({""}, {-1})
+    assert model.n_calibration_ == (15 if cv is None else 60)
+    frozen = TemperatureScaledClassifier(FrozenEstimator(model.estimator_)).fit(X, y)
+    assert frozen.n_calibration_ == 60
+
+
+def test_the_outermost_mark_counts():
+    X, y = draw(120)
+    y = np.where(np.arange(120) % 2, y, -1)
+    inner = TemperatureScaledClassifier(Teller(unlabeled=7), unlabeled=-1)
+    model = TemperatureScaledClassifier(inner, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+    assert all((labels[::2] == -1).all() for _, labels in Teller.seen)
+
+
+def test_a_mark_that_was_taken_for_a_class():
+    X, y = draw(120)
+    y = np.where(np.arange(120) % 2, y, -1)
+    hidden = make_pipeline(StandardScaler(), Teller(unlabeled=-1))
+    model = TemperatureScaledClassifier(LabelFractionClassifier(hidden))
+    message = (
+        r"LabelFractionClassifier learned the classes \[-1, 0, 1, 2\]; expected "
+        r"\[0, 1, 2\], .*unlabeled=-1"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("cv", [None, 3])
+def test_the_rows_that_were_calibrated_on(cv):
+    X, y = draw(300)
+    y = np.where(np.arange(300) % 3, y, -1)
+    model = TemperatureScaledClassifier(
+        Teller(unlabeled=-1, sharpness=3.0), cv=cv, random_state=0
+    ).fit(X, y)
+    rows = model.calibration_indices_
+    assert len(np.unique(rows)) == len(rows) == model.n_calibration_
+    assert (y[rows] != -1).all()
+    if cv is None:
+        ((_, labels),) = Teller.seen
+        np.testing.assert_array_equal(
+            np.sort(rows), np.flatnonzero((labels == -1) & (y != -1))
+        )
+    np.testing.assert_allclose(
+        model.calibration_probabilities_, model.predict_proba(X[rows])
+    )
+    frozen = TemperatureScaledClassifier(FrozenEstimator(model.estimator_)).fit(X, y)
+    np.testing.assert_array_equal(frozen.calibration_indices_, np.flatnonzero(y != -1))
+    found = threshold_for_accuracy(
+        y[rows], model.calibration_probabilities_, model.classes_, 0.5
+    )
+    assert found.coverage > 0
+
+
 def test_a_classifier_that_knows_no_unlabelled_rows_gets_none():
     X, y = draw(120)
     y = np.where(np.arange(120) % 2, y, -1)
@@ -315,9 +389,64 @@ def test_probabilities_that_are_none(probabilities, classes, message):
         abstain(probabilities, classes, 0.5)
 
 
+@pytest.mark.parametrize("threshold", [np.nan, 95, -0.1, -np.inf, "0.9", True, None])
+def test_thresholds_that_are_none(threshold):
+    with pytest.raises(ValueError, match="threshold=.*expected a number from 0 to 1"):
+        abstain(PROBABILITIES, [0, 1, 2], threshold)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        expected_calibration_error,
+        reliability_display,
+        lambda *arguments: threshold_for_accuracy(*arguments, 0.9),
+    ],
+)
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [([0, 1, 2], NAMES), (NAMES, [0, 1, 2]), ([0, 1, 2], ["0", "1", "2"])],
+)
+def test_labels_that_are_no_classes(measure, y, classes):
+    message = f"y has the label {np.asarray(y).tolist()[0]!r}, .* classes "
+    with pytest.raises(ValueError, match=message) as error:
+        measure(y, PROBABILITIES, classes)
+    assert str(np.asarray(classes).tolist()) in str(error.value)
+
+
+@pytest.mark.parametrize("measure", [expected_calibration_error, reliability_display])
+@pytest.mark.parametrize("n_bins", [True, 0, 2.0])
+def test_numbers_of_bins_that_are_none(measure, n_bins):
+    with pytest.raises(ValueError, match=f"n_bins={n_bins}; expected"):
+        measure([0, 1, 2], PROBABILITIES, [0, 1, 2], n_bins=n_bins)
+
+
 def two_classes(confidence, correct):
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     return np.where(correct, 0, 1), probabilities
+
+
+def test_promises_are_kept_in_the_worst_case():
+    # Confidence says nothing, and the accuracy is just below the wanted one: any
+    # threshold breaks the promise. Searched from full coverage down, 11 % would.
+    generator = np.random.default_rng(0)
+    n_draws, n_broken = 400, 0
+    for _ in range(n_draws):
+        y, probabilities = two_classes(
+            generator.uniform(0.5, 1, 200), generator.random(200) < 0.895
+        )
+        found = threshold_for_accuracy(y, probabilities, [0, 1], 0.9)
+        n_broken += found.coverage > 0
+    # The rate is at most 5 %, with a standard deviation of 1.1 %.
+    assert n_broken / n_draws < 0.075
+
+
+def test_the_search_ends_at_the_first_failure():
+    confidence = np.linspace(0.51, 1, 1000)
+    wrong_at_the_top = confidence < 0.97
+    y, probabilities = two_classes(confidence, wrong_at_the_top)
+    # With all rows the bound is 0.92.
+    assert threshold_for_accuracy(y, probabilities, [0, 1], 0.9).coverage == 0
 
 
 def test_the_threshold_is_the_lowest_that_promises_the_accuracy():
@@ -350,8 +479,11 @@ def test_few_rows_promise_little():
     found = threshold_for_accuracy(y, probabilities, [0, 1], 0.89)
     # All get an answer: so does what is less sure than any of these.
     assert found[:3] == (0.0, 1.0, 1.0)
-    junk = np.where(np.arange(28) < 14, 7, y)
-    assert threshold_for_accuracy(junk, probabilities, [0, 1], 0.7).coverage < 0.6
+    y = np.where(np.arange(28) < 14, 7, y)
+    found = threshold_for_accuracy(y, probabilities, [0, 1], 0.7, junk=7)
+    assert 0 < found.coverage < 0.6
+    with pytest.raises(ValueError, match=r"label 7, .* \[0, 1\] nor junk=8"):
+        threshold_for_accuracy(y, probabilities, [0, 1], 0.7, junk=8)
 
 
 def test_equal_confidences_share_an_answer():
@@ -364,6 +496,8 @@ def test_equal_confidences_share_an_answer():
 def test_threshold_errors():
     with pytest.raises(ValueError, match="accuracy=95"):
         threshold_for_accuracy([0], [[1.0, 0.0]], [0, 1], 95)
+    with pytest.raises(ValueError, match="accuracy='high'"):
+        threshold_for_accuracy([0], [[1.0, 0.0]], [0, 1], "high")
     with pytest.raises(ValueError, match="confidence_level=1"):
         threshold_for_accuracy([0], [[1.0, 0.0]], [0, 1], 0.5, confidence_level=1)
     with pytest.raises(ValueError, match=r"y has shape \(2,\); expected \(1,\)"):
@@ -407,8 +541,9 @@ def test_reliability_display():
 def test_novelty_is_the_distance_to_the_known():
     known = np.array([[0.0], [1.0], [10.0]])
     detector = NoveltyDetector(n_neighbors=2).fit(known)
-    np.testing.assert_allclose(detector.score_samples([[0.0], [12.0]]), [-0.5, -6.5])
-    # Of the known ones, nobody is a neighbour of oneself.
+    np.testing.assert_allclose(detector.score_samples([[0.5], [12.0]]), [-0.5, -6.5])
+    # Nobody is a neighbour of oneself.
+    np.testing.assert_allclose(detector.score_samples(known), [-5.5, -5.0, -9.5])
     assert detector.offset_ == -9.5
     np.testing.assert_allclose(detector.decision_function([[12.0]]), [3.0])
     np.testing.assert_array_equal(detector.predict([[15.0], [15.1]]), [1, -1])
@@ -425,6 +560,16 @@ def test_the_rate_of_false_rejections(rate):
     far = np.random.default_rng(0).uniform(-10, 10, size=(1000, 20))
     scores = np.append(detector.score_samples(X[1000:]), detector.score_samples(far))
     assert roc_auc_score(np.repeat([1, 0], [3000, 1000]), scores) > 0.99
+
+
+@pytest.mark.parametrize("n_features", [2, 40])
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_the_known_ones_are_rejected_at_the_rate(n_features, rate):
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(400, n_features)).astype(np.float32)
+    detector = NoveltyDetector(false_rejection_rate=rate)
+    # All but the one at the threshold itself.
+    assert np.sum(detector.fit_predict(X) == -1) == 400 * rate - 1
 
 
 def test_novelty_errors():

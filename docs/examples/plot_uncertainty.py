@@ -86,8 +86,9 @@ for model, name, style in (
 # %%
 # Answers that are right nine times out of ten
 # --------------------------------------------
-# The threshold is the lowest at which the validation volumes promise this accuracy. The
-# lower bound is what they promise, with 95 % confidence.
+# From the most confident answers down, the threshold is the last one before the
+# validation volumes no longer promise this accuracy. The lower bound is what they
+# promise, with 95 % confidence.
 from sksubtomo.uncertainty import abstain, threshold_for_accuracy
 
 found = threshold_for_accuracy(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 
+from sksubtomo._labels import is_missing
 from sksubtomo._stored import StoredVolumes
 
 
@@ -74,6 +76,28 @@ def read_part(volumes: Any, row: int, part: Any = ...) -> npt.NDArray[np.float64
     return values
 
 
+def as_column(values: Any) -> npt.NDArray[Any]:
+    """Make an array of labels or names, in which what is missing stays so.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Labels or names.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        The same; of objects if text and missing values were mixed.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
+        # Beside text, NumPy takes NaN for the text "nan".
+        objects = np.asarray(values, dtype=object)
+        if any(map(is_missing, objects.flat)):
+            return objects
+    return array
+
+
 def check_labels(labels: npt.ArrayLike, n: int, of: str) -> npt.NDArray[Any]:
     """Validate that there is a label for each of something.
 
@@ -96,12 +120,12 @@ def check_labels(labels: npt.ArrayLike, n: int, of: str) -> npt.NDArray[Any]:
     ValueError
         If the shape is another.
     """
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
+    column = as_column(labels)
+    if column.shape != (n,):
         raise ValueError(
-            f"labels have shape {labels.shape}; expected ({n},), one for each {of}."
+            f"labels have shape {column.shape}; expected ({n},), one for each {of}."
         )
-    return labels
+    return column
 
 
 def is_labeled(labels: npt.NDArray[Any], unlabeled: Any) -> npt.NDArray[np.bool_]:
@@ -112,16 +136,40 @@ def is_labeled(labels: npt.NDArray[Any], unlabeled: Any) -> npt.NDArray[np.bool_
     labels : ndarray of shape (n,)
         Labels.
     unlabeled : object
-        The label that marks unlabelled rows; None means that there are none.
+        The label that marks unlabelled rows, besides None, NaN and what pandas has
+        for them, which always do. None means that there is no other.
 
     Returns
     -------
     ndarray of shape (n,), bool
         Which.
     """
-    if unlabeled is None:
-        return np.ones(len(labels), bool)
-    return np.array([label != unlabeled for label in labels.tolist()], bool)
+    return np.array(
+        [
+            not is_missing(label) and (unlabeled is None or label != unlabeled)
+            for label in labels.tolist()
+        ],
+        bool,
+    )
+
+
+def check_count(number: Any, parameter: str) -> None:
+    """Validate a number of things.
+
+    Parameters
+    ----------
+    number : int
+        The number.
+    parameter : str
+        Name of the parameter, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer, or below 1.
+    """
+    if not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{parameter}={number!r}; expected an integer of at least 1.")
 
 
 def check_names(names: Any, n: int, parameter: str) -> list[str] | None:
@@ -219,16 +267,17 @@ def check_positions(
     Raises
     ------
     ValueError
-        If they are not three, or not inside.
+        If they are not three integers, or not inside.
     """
     if positions is None:
         positions = [side // 2 for side in shape]
-    if len(positions) != 3 or not all(
-        0 <= position < side for position, side in zip(positions, shape, strict=True)
+    if np.shape(positions) != (3,) or not all(
+        isinstance(position, Integral) and 0 <= position < side
+        for position, side in zip(positions, shape, strict=True)
     ):
         raise ValueError(
-            f"positions={positions!r}; expected indices z, y and x inside volumes of "
-            f"shape {tuple(shape)}."
+            f"positions={positions!r}; expected integer indices z, y and x inside "
+            f"volumes of shape {tuple(shape)}."
         )
     z, y, x = map(int, positions)
     return z, y, x

@@ -18,11 +18,11 @@ OKABE_ITO = (
 )
 """Colours that the colour-blind can tell apart (Okabe and Ito 2008)."""
 
-CLASS_COLORS = (*OKABE_ITO, "#999999", "#882255")
-"""Two more, grey and wine, for sets of up to ten classes."""
+CLASS_COLORS = OKABE_ITO
+"""Colours of classes: no more than these, which differ for everyone."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-"""Markers, for where there are more classes than colours, and for print in grey."""
+"""Markers of classes beyond the colours; `_page/page.js` draws the same ones."""
 
 COLUMN_WIDTH = 8.5 / 2.54
 """Width in inches of the figures that displays make: a column of a journal."""
@@ -67,11 +67,11 @@ def class_style(number: int) -> dict[str, str]:
     Returns
     -------
     dict
-        Arguments of matplotlib. No pair comes twice among a hundred classes.
+        Arguments of matplotlib. The marker changes after each round of colours, and no
+        pair comes twice before all have come.
     """
-    # A step every full round of colours.
-    place = (number + number // len(CLASS_COLORS)) % len(MARKERS)
-    return {"color": CLASS_COLORS[number % len(CLASS_COLORS)], "marker": MARKERS[place]}
+    turn, place = divmod(number, len(CLASS_COLORS))
+    return {"color": CLASS_COLORS[place], "marker": MARKERS[turn % len(MARKERS)]}
 
 
 def make_axes(ax: Any, *, height: float) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from sksubtomo._stored import (
     iterate_blocks,
 )
 from sksubtomo.inspection._arrays import (
+    as_column,
     check_labels,
     check_volumes,
     check_voxel_size,
@@ -37,10 +38,9 @@ def class_averages(
     volumes : array-like of shape (n, depth, height, width)
         Volumes; those on disk are read once, some megabytes at a time.
     labels : array-like of shape (n,)
-        The class of each volume.
+        The class of each volume. Volumes of None or NaN are left out.
     unlabeled : int, float or str, default=None
-        The label that marks volumes without a class, which are left out. None means
-        that there are none.
+        A further label that marks volumes without a class, which are left out.
 
     Returns
     -------
@@ -155,9 +155,10 @@ class ClassAveragesDisplay:
         volumes : array-like of shape (n, depth, height, width)
             Volumes; those on disk are read some megabytes at a time.
         labels : array-like of shape (n,)
-            The class of each volume, known or predicted.
+            The class of each volume, known or predicted. Volumes of None or NaN are
+            left out.
         unlabeled : int, float or str, default=None
-            The label that marks volumes without a class, which are left out.
+            A further label that marks volumes without a class, which are left out.
         voxel_size : float, default=None
             Voxel size in angstroms. None means that it is unknown, and lengths are in
             voxels.
@@ -180,7 +181,7 @@ class ClassAveragesDisplay:
         """
         check_voxel_size(voxel_size)
         classes, averages = class_averages(volumes, labels, unlabeled=unlabeled)
-        _, _, counts = _find_classes(np.asarray(labels), unlabeled)
+        _, _, counts = _find_classes(as_column(labels), unlabeled)
         display = cls(classes, averages, counts, voxel_size=voxel_size)
         return display.plot(ax=ax, title=title)
 
@@ -275,8 +276,8 @@ def _find_classes(
     labeled = is_labeled(labels, unlabeled)
     if not labeled.any():
         raise ValueError(
-            f"labels are all unlabeled={unlabeled!r}; expected a class for at least "
-            "one volume."
+            f"labels are all unlabeled={unlabeled!r}, None or NaN; expected a class "
+            "for at least one volume."
         )
     places = np.full(len(labels), -1, dtype=np.intp)
     classes, places[labeled], counts = np.unique(

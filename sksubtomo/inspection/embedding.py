@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from sksubtomo.inspection._arrays import check_labels, is_labeled, principal_plane
+from sksubtomo.inspection._arrays import (
+    as_column,
+    check_labels,
+    is_labeled,
+    principal_plane,
+)
 from sksubtomo.inspection._matplotlib import class_style, make_axes
 
 _METHODS = ("pca", "umap")
@@ -39,11 +44,12 @@ class EmbeddingDisplay:
     points : ndarray of shape (n, 2)
         Where each row is drawn.
     labels : array-like of shape (n,), default=None
-        Classes, tomograms, or whatever else the rows are grouped by.
+        Classes, tomograms, or whatever else the rows are grouped by. None and NaN mark
+        rows without one.
     values : array-like of shape (n,), default=None
         A number for each row, such as a probability, instead of labels. NaN is unknown.
     unlabeled : int, float or str, default=None
-        The label that marks rows without one. None means that there are none.
+        A further label that marks rows without one.
     axis_names : tuple of two str, default=("Dimension 1", "Dimension 2")
         Names of the axes.
 
@@ -55,8 +61,9 @@ class EmbeddingDisplay:
         The axes.
     scatters_ : dict of PathCollection
         The points of each label, by label; those without one have the key None. Those
-        of values have the key "values". From 2000 points on all labels have the key
-        "labels": they are dots in random order, so that none lies on top of the others.
+        of values have the key "values". Above 2000 points, the key is the marker, such
+        as "o": the points of all labels that have it, eight at most, are in random
+        order, so that none lies on top of the others.
     legend_ : matplotlib Legend or None
         The legend of the labels.
     colorbar_ : matplotlib Colorbar or None
@@ -123,7 +130,7 @@ class EmbeddingDisplay:
         values : array-like of shape (n,), default=None
             A number for each volume, such as a probability, instead of labels.
         unlabeled : int, float or str, default=None
-            The label that marks volumes without one.
+            A further label that marks volumes without one.
         method : {"pca", "umap"}, default="pca"
             How the embedding is brought to the plane.
         random_state : int, RandomState instance or None, default=None
@@ -198,13 +205,14 @@ class EmbeddingDisplay:
             Embeddings, at least two features. Two are drawn as they are, whatever the
             method.
         labels : array-like of shape (n,), default=None
-            Classes, tomograms, or whatever else the rows are grouped by. Each label has
-            a colour and a marker of its own.
+            Classes, tomograms, or whatever else the rows are grouped by. Eight labels
+            are told apart by colour; the next eight have another marker, and so on.
+            Rows of None or NaN have no label: they are drawn in grey, underneath.
         values : array-like of shape (n,), default=None
             A number for each row, such as a probability, instead of labels. Rows of NaN
             are drawn in grey, underneath.
         unlabeled : int, float or str, default=None
-            The label that marks rows without one, which are drawn in grey, underneath.
+            A further label that marks rows without one.
         method : {"pca", "umap"}, default="pca"
             The two principal components, or UMAP with its own defaults [1]_, for which
             umap-learn has to be installed. UMAP shows neighbours; sizes of its clusters
@@ -371,7 +379,7 @@ class EmbeddingDisplay:
     def _draw_labels(
         self, style: Mapping[str, Any], legend: bool, name: str | None, size: float
     ) -> None:
-        labels = np.asarray(self.labels)
+        labels = as_column(self.labels)
         labeled = is_labeled(labels, self.unlabeled)
         classes, places = np.unique(labels[labeled], return_inverse=True)
         looks = [
@@ -407,15 +415,19 @@ class EmbeddingDisplay:
         places: npt.NDArray[np.intp],
         looks: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Draw all classes as one, and what stands for each in the legend."""
+        """Draw the classes of a marker as one, and what the legend shows of each."""
         order = np.random.default_rng(0).permutation(len(rows))
         colors = np.array([look["color"] for look in looks])
-        dots = {**looks[0], "marker": "o", "label": None, "color": None}
-        self.scatters_["labels"] = self._scatter(
-            rows[order], {**dots, "c": colors[places[order]], "edgecolors": "none"}
-        )
+        markers = [class_style(number)["marker"] for number in range(len(looks))]
+        for marker in dict.fromkeys(markers):
+            has_marker = np.array([other == marker for other in markers])
+            mixed = order[has_marker[places[order]]]
+            dots = {**looks[markers.index(marker)], "label": None, "color": None}
+            self.scatters_[marker] = self._scatter(
+                rows[mixed], {**dots, "c": colors[places[mixed]], "edgecolors": "none"}
+            )
         for look in looks:
-            self._scatter(rows[:0], {**look, "marker": "o"})
+            self._scatter(rows[:0], look)
 
 
 def _check_colors(labels: Any, values: Any, n: int) -> None:
@@ -431,6 +443,13 @@ def _check_colors(labels: Any, values: Any, n: int) -> None:
             f"values have shape {np.shape(values)}; expected ({n},), one for each row "
             "of embedding."
         )
+    if values is not None:
+        infinite = np.isinf(np.asarray(values, dtype=np.float64))
+        if infinite.any():
+            raise ValueError(
+                f"values hold infinity in row {infinite.argmax()}; expected finite "
+                "numbers, or NaN where none is known."
+            )
 
 
 def _marker_size(n: int) -> float:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from sksubtomo._files import write_atomically
 from sksubtomo._labels import is_missing
 from sksubtomo._stored import StoredVolumes, is_stored
-from sksubtomo.inspection._arrays import principal_plane
+from sksubtomo.inspection._arrays import as_column, principal_plane
 from sksubtomo.inspection._html import escape, png
 from sksubtomo.inspection._matplotlib import CLASS_COLORS
 from sksubtomo.io._outputs import already_there
@@ -82,11 +83,12 @@ def write_embedding_page(
         only those slices. None means no pictures.
     labels : array-like of shape (n,), default=None
         The class of each particle. None and NaN in it, and empty text, mean that it is
-        not known.
+        not known. Colours and shapes are those of :class:`EmbeddingDisplay`.
     values : mapping of str to array-like of shape (n,), default=None
         Further columns by their names, such as a probability or the tomogram; a data
         frame of pandas is one. Integers and floats are numbers and have a colour bar;
-        all else is text, and has a legend as the classes have.
+        all else is text, and has a legend as the classes have. A column that is
+        None, such as the tomograms of particles whose file names none, is left out.
     names : array-like of shape (n,), default=None
         The particles' names. None takes ``rlnImageName``, or else
         ``rlnTomoParticleName``, of `star`.
@@ -274,7 +276,7 @@ def _as_texts(parameter: str, column: Any, n: int) -> list[str]:
 
 
 def _as_column(parameter: str, column: Any, n: int) -> NDArray[Any]:
-    array = np.asarray(column)
+    array = as_column(column)
     if array.shape != (n,):
         raise ValueError(
             f"{parameter}: has shape {array.shape}; expected ({n},), one value for "
@@ -290,7 +292,15 @@ def _columns(
     columns = []
     if labels is not None:
         columns.append(_text_column("class", _as_column("labels", labels, n), data))
+    # A data frame is no Mapping, but has the names and columns of one.
+    if values is not None and not hasattr(values, "items"):
+        raise ValueError(
+            f"values: is a {type(values).__name__}; expected a mapping of names to "
+            "columns."
+        )
     for name, column in (values or {}).items():
+        if column is None:
+            continue
         name = str(name)
         if name in _OWN_COLUMNS:
             raise ValueError(
@@ -360,8 +370,10 @@ class _Pictures:
             ("thumbnail_size", size),
             ("max_thumbnails", max_thumbnails),
         ):
-            if value < 1:
-                raise ValueError(f"{name}: is {value}; expected at least 1.")
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(
+                    f"{name}: is {value!r}; expected an integer of at least 1."
+                )
         low, high = percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(

@@ -66,7 +66,8 @@ def grad_cam(
     ----------
     classifier : estimator object
         A fitted :class:`~sksubtomo.SubtomogramClassifier` or subclass, or one inside of
-        a :class:`~sksubtomo.LabelFractionClassifier`, a search such as
+        a :class:`~sksubtomo.LabelFractionClassifier`, a
+        :class:`~sksubtomo.uncertainty.TemperatureScaledClassifier`, a search such as
         ``GridSearchCV``, a ``FrozenEstimator``, or at the end of a ``Pipeline``, whose
         earlier steps then transform X. Nothing of it is changed.
     X : array-like of shape (n, depth, height, width) or (n, n_features)
@@ -183,16 +184,20 @@ def _unwrap(classifier: Any) -> tuple[Any, NDArray[Any], list[Pipeline]]:
     The labels are those of the outermost estimator, which may have encoded them; their
     order stays.
     """
+    # Imported here, for that module draws with this package.
+    from sksubtomo.uncertainty import TemperatureScaledClassifier
+
     if isinstance(classifier, FrozenEstimator):
         return _unwrap(classifier.estimator)
+    # A temperature changes the scale of a map only, so the map is that without it.
+    wrappers = (LabelFractionClassifier, TemperatureScaledClassifier)
     if isinstance(
-        classifier,
-        (SubtomogramClassifier, LabelFractionClassifier, Pipeline, BaseSearchCV),
+        classifier, (SubtomogramClassifier, *wrappers, Pipeline, BaseSearchCV)
     ):
         check_is_fitted(classifier)
     if isinstance(classifier, SubtomogramClassifier):
         return classifier, classifier.classes_, []
-    if isinstance(classifier, LabelFractionClassifier):
+    if isinstance(classifier, wrappers):
         fitted, _, steps = _unwrap(classifier.estimator_)
         return fitted, classifier.classes_, steps
     if isinstance(classifier, BaseSearchCV):
@@ -204,8 +209,9 @@ def _unwrap(classifier: Any) -> tuple[Any, NDArray[Any], list[Pipeline]]:
         return fitted, classes, steps
     raise TypeError(
         f"classifier is a {type(classifier).__name__}; expected a fitted "
-        "SubtomogramClassifier, or a LabelFractionClassifier, Pipeline, search or "
-        "FrozenEstimator with one inside."
+        "SubtomogramClassifier, or a LabelFractionClassifier, "
+        "TemperatureScaledClassifier, Pipeline, search or FrozenEstimator with one "
+        "inside."
     )
 
 

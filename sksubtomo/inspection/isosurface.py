@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sksubtomo.inspection._arrays import (
+    check_count,
     check_names,
     check_volumes,
     check_voxel_size,
@@ -165,8 +166,7 @@ class IsosurfaceDisplay:
         ]:
             if value not in choices:
                 raise ValueError(f"{name}={value!r}; expected one of {list(choices)}.")
-        if n_columns < 1:
-            raise ValueError(f"n_columns={n_columns!r}; expected at least 1.")
+        check_count(n_columns, "n_columns")
         titles = check_names(titles, len(volumes), "titles")
         sign = 1.0 if contrast == "light" else -1.0
         surfaces, levels = [], []

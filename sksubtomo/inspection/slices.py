@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sksubtomo.inspection._arrays import (
+    check_count,
     check_labels,
     check_names,
     check_positions,
     check_volumes,
     check_voxel_size,
+    is_labeled,
     length,
     read_part,
 )
@@ -333,8 +335,7 @@ class MontageDisplay:
             out of range.
         """
         volumes = check_volumes(volumes)
-        if n_columns < 1:
-            raise ValueError(f"n_columns={n_columns!r}; expected at least 1.")
+        check_count(n_columns, "n_columns")
         everything = np.arange(len(volumes))
         display = cls._read(
             volumes,
@@ -367,7 +368,8 @@ class MontageDisplay:
         volumes : array-like of shape (n, depth, height, width)
             Volumes; those on disk are read only where they are drawn.
         labels : array-like of shape (n,)
-            The class of each volume, known or predicted.
+            The class of each volume, known or predicted. Volumes of None or NaN are
+            left out.
         n_per_class : int, default=4
             Number of volumes of each class, if it has as many.
         classes : sequence, default=None
@@ -400,10 +402,15 @@ class MontageDisplay:
         """
         volumes = check_volumes(volumes)
         of_volumes = check_labels(labels, len(volumes), "volume")
-        if n_per_class < 1:
-            raise ValueError(f"n_per_class={n_per_class!r}; expected at least 1.")
-        classes = list(np.unique(of_volumes)) if classes is None else list(classes)
-        rows = [np.flatnonzero(of_volumes == name)[:n_per_class] for name in classes]
+        check_count(n_per_class, "n_per_class")
+        labeled = np.flatnonzero(is_labeled(of_volumes, None))
+        if not len(labeled):
+            raise ValueError(
+                "labels are all None or NaN; expected a class for at least one volume."
+            )
+        known = of_volumes[labeled]
+        classes = list(np.unique(known)) if classes is None else list(classes)
+        rows = [labeled[known == name][:n_per_class] for name in classes]
         for name, found in zip(classes, rows, strict=True):
             if not len(found):
                 raise ValueError(f"classes has {name!r}, of which there is no volume.")
@@ -470,8 +477,7 @@ class MontageDisplay:
                 f"estimator is of type {type(estimator).__name__}, which has no "
                 "predict_proba; expected a classifier that gives probabilities."
             )
-        if n_per_class < 1:
-            raise ValueError(f"n_per_class={n_per_class!r}; expected at least 1.")
+        check_count(n_per_class, "n_per_class")
         volumes = check_volumes(X)
         probabilities = np.asarray(estimator.predict_proba(X))
         best, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)

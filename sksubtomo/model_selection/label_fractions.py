@@ -27,8 +27,8 @@ _STYLES = {
 }
 _FURTHER_STYLES = [
     (OKABE_ITO[5], "X"),
-    ("#999999", "*"),
-    ("#882255", "<"),
+    (OKABE_ITO[0], "*"),
+    (OKABE_ITO[1], "<"),
     (OKABE_ITO[6], ">"),
 ]
 

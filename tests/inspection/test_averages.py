@@ -40,6 +40,18 @@ def test_unlabelled_volumes_are_left_out(volumes, unlabeled):
     np.testing.assert_allclose(averages[0], volumes[rows].mean(axis=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("mark", [None, np.nan])
+def test_missing_labels_are_left_out(volumes, mark):
+    labels = [mark if label == "?" else label for label in LABELS.tolist()]
+    classes, averages = class_averages(volumes, labels)
+    expected = class_averages(volumes, LABELS, unlabeled="?")
+    assert classes.tolist() == expected[0].tolist()
+    np.testing.assert_array_equal(averages, expected[1])
+    display = ClassAveragesDisplay.from_predictions(volumes, labels, unlabeled="a")
+    assert display.classes.tolist() == ["b", "c"]
+    assert display.counts.tolist() == [2, 1]
+
+
 def test_mean_does_not_lose_small_values_beside_large_ones():
     volumes = np.full((4096, 1, 1, 2), 1.0, np.float32)
     volumes[0] = 2.0**30
@@ -98,6 +110,7 @@ def test_display_of_predictions(volumes):
         ({"volumes": np.zeros((9, 6))}, "volumes have shape"),
         ({"labels": LABELS[:3]}, r"labels have shape \(3,\)"),
         ({"labels": ["?"] * 9, "unlabeled": "?"}, "all unlabeled='\\?'"),
+        ({"labels": [None] * 9}, "all unlabeled=None, None or NaN"),
         ({"volumes": np.full((9, 2, 2, 2), np.inf)}, "inf"),
         ({"voxel_size": -1.0}, "voxel_size=-1.0"),
     ],

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from sksubtomo.inspection._matplotlib import CLASS_COLORS, MARKERS, class_style
 from sksubtomo.inspection.embedding import EmbeddingDisplay
 
 LABELS = np.array(["b", "a", "a", "b", "a", "c", "a"])
@@ -63,6 +64,32 @@ def test_unlabelled_rows_are_grey_and_underneath(embedding):
     assert texts == ["a", "c", "unlabelled"]
 
 
+@pytest.mark.parametrize("mark", [None, np.nan, np.float32("nan"), "NA", "NaT"])
+@pytest.mark.parametrize("unlabeled", [None, "c"])
+def test_missing_labels_are_unlabelled(embedding, mark, unlabeled):
+    if isinstance(mark, str):
+        mark = getattr(pytest.importorskip("pandas"), mark)
+    labels = [mark, "a", "b", "a", mark, "c", "b"]
+    display = EmbeddingDisplay.from_embedding(
+        embedding, labels=labels, unlabeled=unlabeled
+    )
+    known = ["a", "b"] if unlabeled else ["a", "b", "c"]
+    assert list(display.scatters_) == [*known, None]
+    rows = [0, 4, 5] if unlabeled else [0, 4]
+    np.testing.assert_array_equal(
+        display.scatters_[None].get_offsets(), display.points[rows]
+    )
+
+
+def test_missing_numbers_among_labels(embedding):
+    pd = pytest.importorskip("pandas")
+    numbers = pd.Series([1, 2, None, 1, 2, 1, None], dtype="Int64")
+    for labels in (numbers, numbers.to_numpy(np.float64, na_value=np.nan)):
+        display = EmbeddingDisplay.from_embedding(embedding, labels=labels)
+        assert list(display.scatters_) == [1, 2, None]
+        assert len(display.scatters_[None].get_offsets()) == 2
+
+
 def test_values_have_a_colour_bar(embedding):
     values = np.array([0.1, np.nan, 0.5, 0.9, np.nan, 0.2, 0.3])
     display = EmbeddingDisplay.from_embedding(
@@ -77,8 +104,46 @@ def test_values_have_a_colour_bar(embedding):
     assert display.colorbar_.ax.get_ylabel() == "Probability"
 
 
+# How linear red, green and blue are seen, after Machado, Oliveira and Fernandes (2009).
+SIGHT = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colours_of_classes_can_be_told_apart(sight):
+    color = pytest.importorskip("skimage.color")
+    encoded = np.array([to_rgba(text)[:3] for text in CLASS_COLORS])
+    linear = np.where(
+        encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4
+    )
+    seen = np.clip(linear @ np.transpose(SIGHT[sight]), 0, 1)
+    lab = color.xyz2lab(seen @ color.colorconv.xyz_from_rgb.T)
+    distances = np.linalg.norm(lab[:, None] - lab, axis=2)
+    # 2.3 can just be noticed.
+    assert distances[np.triu_indices(len(lab), 1)].min() > 15
+
+
+def test_looks_repeat_after_all_pairs():
+    styles = [tuple(class_style(number).values()) for number in range(81)]
+    assert len(set(styles)) == len(CLASS_COLORS) * len(MARKERS) == 80
+    assert styles[80] == styles[0]
+    assert {marker for _, marker in styles[:8]} == {"o"}
+    assert {marker for _, marker in styles[8:16]} == {"s"}
+
+
 def test_many_classes_have_different_looks():
-    n = 40
+    n = 80
     points = np.random.default_rng(0).normal(size=(n, 2))
     display = EmbeddingDisplay.from_embedding(points, labels=np.arange(n))
     looks = {
@@ -93,7 +158,8 @@ def test_many_points_are_small_shuffled_and_rasterized():
     points = np.random.default_rng(0).normal(size=(n, 2))
     labels = np.repeat(["a", "b", "?", "c"], n // 4)
     display = EmbeddingDisplay.from_embedding(points, labels=labels, unlabeled="?")
-    shown = display.scatters_["labels"]
+    assert set(display.scatters_) == {"o", None}
+    shown = display.scatters_["o"]
     assert shown.get_rasterized()
     assert shown.get_sizes().max() < 2
     assert shown.get_linewidths().max() == 0
@@ -116,6 +182,24 @@ def test_many_points_are_small_shuffled_and_rasterized():
     # The legend's markers can be seen all the same.
     sizes = [handle.get_sizes()[0] for handle in display.legend_.legend_handles]
     assert min(sizes) == pytest.approx(25)
+
+
+def test_many_points_keep_the_markers_of_their_classes():
+    labels = np.arange(3000) % 20
+    points = np.random.default_rng(0).normal(size=(3000, 2))
+    display = EmbeddingDisplay.from_embedding(points, labels=labels)
+    assert list(display.scatters_) == ["o", "s", "^"]
+    place = {tuple(point): n for n, point in enumerate(points)}
+    for number, drawn in enumerate(display.scatters_.values()):
+        rows = [place[tuple(offset)] for offset in drawn.get_offsets().data]
+        expected = np.flatnonzero(labels // len(CLASS_COLORS) == number)
+        assert sorted(rows) == expected.tolist() != rows
+        colors = [to_rgba(class_style(label)["color"])[:3] for label in labels[rows]]
+        np.testing.assert_allclose(drawn.get_facecolor()[:, :3], colors)
+    paths = [drawn.get_paths()[0].vertices for drawn in display.scatters_.values()]
+    for label, handle in enumerate(display.legend_.legend_handles):
+        expected = paths[label // len(CLASS_COLORS)]
+        np.testing.assert_array_equal(handle.get_paths()[0].vertices, expected)
 
 
 @pytest.mark.parametrize("n", [7, 3000])
@@ -193,6 +277,7 @@ def test_missing_umap_names_the_extra(embedding, monkeypatch):
         (np.zeros((7, 3)), {"labels": LABELS[:2]}, r"labels have shape \(2,\)"),
         (np.zeros((7, 3)), {"values": np.ones(2)}, r"values have shape \(2,\)"),
         (np.zeros((7, 3)), {"values": np.ones(7), "labels": LABELS}, "both given"),
+        (np.zeros((7, 3)), {"values": [0, 1, -np.inf] * 2 + [2]}, "values.*row 2"),
         (np.full((7, 3), np.nan), {}, "NaN"),
         (np.zeros((7, 3)), {"method": "tsne"}, "method='tsne'"),
     ],

@@ -14,7 +14,7 @@ from matplotlib.path import Path as Outline
 from sklearn.decomposition import PCA
 
 from sksubtomo._stored import StoredVolumes
-from sksubtomo.inspection._matplotlib import CLASS_COLORS
+from sksubtomo.inspection._matplotlib import CLASS_COLORS, MARKERS, class_style
 from sksubtomo.inspection.embedding_page import write_embedding_page
 from sksubtomo.io import read_particles
 
@@ -142,6 +142,14 @@ def test_existing_file_is_kept(tmp_path):
         ({"values": {"class": LABELS}}, "values: has a column 'class'"),
         ({"volumes": VOLUMES, "thumbnail_size": 0}, "thumbnail_size: is 0"),
         ({"volumes": VOLUMES, "max_thumbnails": 0}, "max_thumbnails: is 0"),
+        (
+            {"volumes": VOLUMES, "thumbnail_size": 2.5},
+            "thumbnail_size: is 2.5.*integer",
+        ),
+        (
+            {"volumes": VOLUMES, "max_thumbnails": 2.5},
+            "max_thumbnails: is 2.5.*integer",
+        ),
         ({"volumes": VOLUMES, "percentiles": (99, 1)}, "percentiles: is"),
     ],
 )
@@ -504,6 +512,22 @@ def test_lasso_selects_what_numpy_does(open_page):
     np.testing.assert_array_equal(page.selected(), np.flatnonzero(inside))
 
 
+def test_lasso_among_100_000_particles(open_page, tmp_path):
+    n = 100_000
+    places = RNG.normal(size=(n, 2)).astype(np.float32)
+    names = [f"{i + 1}@s.mrc" for i in range(n)]
+    page = open_page(places, labels=np.arange(n) % 3, names=names)
+    page.press("l")
+    path = page.snap([(200, 150), (420, 210), (330, 300), (450, 420), (210, 380)])
+    page.drag(path)
+    inside = Outline(path, closed=False).contains_points(page.pixels_of(places))
+    assert 10_000 < inside.sum() < n / 2
+    np.testing.assert_array_equal(page.selected(), np.flatnonzero(inside))
+    saved = tmp_path / "selected.star"
+    saved.write_bytes(page.download("star", "map-selection.star"))
+    assert read_particles(saved).image_names == np.array(names)[inside].tolist()
+
+
 def test_click_selects_one_and_the_montage_takes_out(open_page):
     from selenium.webdriver import Keys
 
@@ -542,7 +566,7 @@ def test_particles_are_found_by_name(open_page):
 
 
 def test_legend_counts_and_hides(open_page):
-    labels = [None, *LABELS[1:]]
+    labels = [np.nan, *LABELS[1:]]
     page = open_page(labels=labels, values={"tomogram": np.arange(N) // 30 > 0})
 
     assert re.findall(r"(.+)\n(\d+)\nonly", page.text("legend")) == [
@@ -565,6 +589,33 @@ def test_legend_counts_and_hides(open_page):
     assert sum(page.js("return Array.from(visible)")) == N
 
 
+def test_what_is_hidden_leaves_the_selection(open_page, tmp_path):
+    page = open_page(labels=LABELS, names=NAMES)
+    page.js("select((i) => i < 30, 'replace')")
+    page.click("#legend > div:nth-child(2) .entry")
+    kept = [i for i in range(30) if LABELS[i] != "GroEL"]
+    assert page.selected().tolist() == kept
+    assert page.text("count") == "20 particles selected"
+    assert page.text("montage").split() == [NAMES[i] for i in kept]
+    assert re.findall(r"(.+)\n(.+)\nonly", page.text("legend")) == [
+        ("20S proteasome", "10 of 20"),
+        ("GroEL", "0 of 20"),
+        ("ribosome", "10 of 20"),
+    ]
+    content = page.download("csv", "map-selection.csv").decode("utf-8")
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    assert [int(row["index"]) for row in rows] == kept
+    saved = tmp_path / "selected.star"
+    saved.write_bytes(page.download("star", "map-selection.star"))
+    assert read_particles(saved).image_names == [NAMES[i] for i in kept]
+    # What comes back was taken out all the same.
+    page.click("#hidden button")
+    assert page.selected().tolist() == kept
+    page.click("#legend > div:nth-child(2) .only")
+    assert page.selected().tolist() == []
+    assert page.js("return document.getElementById('csv').disabled")
+
+
 def test_numbers_have_a_colour_bar(open_page, renderer):
     places = np.array([[0, 0], [1, 0], [2, 0]], np.float32)
     values = {"score": np.float32([0.1, np.nan, -2.5])}
@@ -579,11 +630,40 @@ def test_numbers_have_a_colour_bar(open_page, renderer):
         np.testing.assert_allclose(image[row, column], expected, atol=2)
 
 
-def test_many_classes_have_different_looks(open_page):
-    page = open_page(labels=np.arange(N) % 40)
-    looks = page.js("return Array.from(looks)")
-    assert len({tuple(look) for look in np.reshape(looks, (N, 4)).tolist()}) == 40
+def test_classes_look_as_in_figures(open_page):
+    n = 2 * len(CLASS_COLORS) * len(MARKERS)
+    places = RNG.normal(size=(n, 2))
+    page = open_page(places, labels=np.arange(n) % (n // 2))
+    looks = np.reshape(page.js("return Array.from(looks)"), (n, 4))
+    for number, (*color, shape) in enumerate(looks[: n // 2].tolist()):
+        style = class_style(number)
+        assert color == np.round(np.multiply(255, to_rgb(style["color"]))).tolist()
+        assert MARKERS[shape] == style["marker"]
     assert page.text("legend").split("\n")[:6] == ["0", "2", "only", "1", "2", "only"]
+
+
+def test_each_shape_looks_different(open_page, renderer):
+    n = len(CLASS_COLORS)
+    labels = np.arange(n * len(MARKERS))
+    grid = np.stack([labels // n, labels % n], axis=1)
+    page = open_page(grid, renderer, labels=labels)
+    # The first colour of each round.
+    places = grid[::n]
+    page.js("$('size').value = $('size').max; requestDrawing()")
+    image = page.screenshot()
+    # A point is drawn at a pixel, or between two.
+    seen = [
+        image[row - 9 : row + 10, column - 9 : column + 10].mean(axis=2)
+        for column, row in page.pixels_of(places).astype(int)
+    ]
+    differences = [
+        np.abs(one - other).sum() for k, one in enumerate(seen) for other in seen[:k]
+    ]
+    assert min(differences) > 1500
+    pictures = page.js(
+        "return [...document.querySelectorAll('#legend svg')].map((s) => s.innerHTML)"
+    )
+    assert len(set(pictures)) == n * len(MARKERS)
 
 
 def test_mouse_and_keys_move_the_map(open_page):
@@ -748,3 +828,13 @@ def test_equal_places_are_shown(open_page, renderer):
     middle = [area["left"] + area["width"] / 2, area["top"] + area["height"] / 2]
     np.testing.assert_allclose(page.pixels_of([0, 0]), middle)
     assert np.ptp(page.screenshot()[int(middle[1]), int(middle[0])]) > 20
+
+
+def test_columns_that_are_not_there_are_left_out(tmp_path):
+    page = tmp_path / "map.html"
+    write_embedding_page(page, PLACES)
+    plain = page.read_bytes()
+    write_embedding_page(page, PLACES, values={"tomogram": None}, overwrite=True)
+    assert page.read_bytes() == plain
+    with pytest.raises(ValueError, match="values: is a ndarray; expected a mapping"):
+        write_embedding_page(tmp_path / "other.html", PLACES, values=PLACES[:, 0])

@@ -18,6 +18,7 @@ from torch.nn import functional
 from sksubtomo import LabelFractionClassifier, RB3DClassifier, SubtomogramClassifier
 from sksubtomo.inspection.grad_cam import GradCAMDisplay, attention_width, grad_cam
 from sksubtomo.networks import ENCODERS, RB3D, BatchNormCNN
+from sksubtomo.uncertainty import TemperatureScaledClassifier
 
 SIDE = 8
 rng = np.random.default_rng(0)
@@ -324,6 +325,8 @@ def test_wrapped_classifiers(classifier):
     np.testing.assert_array_equal(
         grad_cam(search, X), grad_cam(search.best_estimator_, X)
     )
+    calibrated = TemperatureScaledClassifier(FrozenEstimator(classifier)).fit(X, Y)
+    np.testing.assert_array_equal(grad_cam(calibrated, X, "a"), expected)
 
 
 def test_labels_are_those_of_the_outer_classifier():

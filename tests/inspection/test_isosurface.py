@@ -130,6 +130,7 @@ def test_display_draws_where_it_is_told_to():
         ({"contrast": "grey"}, "contrast='grey'"),
         ({"voxel_size": 0}, "voxel_size=0"),
         ({"n_columns": 0}, "n_columns=0"),
+        ({"n_columns": 2.5}, "n_columns=2.5; expected an integer"),
         ({"titles": ["a", "b"]}, r"titles has shape \(2,\)"),
     ],
 )

@@ -139,6 +139,12 @@ def test_montage_of_chosen_classes(volumes):
     assert titles == ["0.71", "0.00"]
 
 
+def test_montage_leaves_out_what_has_no_class(volumes):
+    labels = [None, "b", "a", float("nan"), "b", "a", "c"]
+    display = MontageDisplay.from_predictions(volumes, labels, n_per_class=1)
+    np.testing.assert_array_equal(drawn(display), volumes[[2, 1, 6], 3])
+
+
 def test_montage_without_labels(volumes):
     display = MontageDisplay.from_volumes(
         volumes, titles=list("tuvwxyz"), n_columns=4, shared_contrast=True
@@ -227,6 +233,8 @@ def test_constant_volumes_are_drawn():
         ({"volumes": np.zeros((0, 4, 4, 4))}, r"volumes have shape \(0, 4, 4, 4\)"),
         ({"labels": LABELS[:3]}, r"labels have shape \(3,\)"),
         ({"n_per_class": 0}, "n_per_class=0"),
+        ({"n_per_class": 2.5}, "n_per_class=2.5; expected an integer"),
+        ({"labels": [None] * 7}, "labels are all None or NaN"),
         ({"classes": ["d"]}, "'d'"),
         ({"voxel_size": 0.0}, "voxel_size=0.0"),
         ({"titles": ["one"]}, r"titles has shape \(1,\); expected \(7,\)"),
@@ -245,6 +253,8 @@ def test_montage_rejects(volumes, changes, message):
         ({"positions": (0, 0)}, r"positions=\(0, 0\)"),
         ({"positions": (6, 0, 0)}, r"positions=\(6, 0, 0\).*\(6, 8, 10\)"),
         ({"positions": (-1, 0, 0)}, r"positions=\(-1, 0, 0\)"),
+        ({"positions": (1.5, 1, 1)}, r"positions=\(1.5, 1, 1\); expected integer"),
+        ({"positions": 3}, "positions=3; expected integer"),
         ({"names": ["a"]}, r"names has shape \(1,\)"),
         ({"ax": np.array([])}, "ax has 0 axes; expected 7 x 3"),
         ({"ax": Figure().add_axes((0, 0, 1, 1))}, "ax has no place in a grid"),
@@ -256,8 +266,9 @@ def test_slices_reject(volumes, changes, message):
 
 
 def test_other_mistakes(volumes):
-    with pytest.raises(ValueError, match="n_columns=0"):
-        MontageDisplay.from_volumes(volumes, n_columns=0)
+    for n_columns in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"n_columns={n_columns!r}; .* integer"):
+            MontageDisplay.from_volumes(volumes, n_columns=n_columns)
     with pytest.raises(TypeError, match="ax is of type str"):
         MontageDisplay.from_volumes(volumes, ax="figure")
 

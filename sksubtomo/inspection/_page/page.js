@@ -11,7 +11,18 @@ const VIRIDIS = [
   [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37],
 ];
 const RIM = [38, 38, 38];
-const SHAPES = 4;
+// The shapes of points, those of matplotlib's markers o s ^ D v P X * < >. Borders are
+// for the legend, with the degrees by which they are turned.
+const TRIANGLE = "7,1 12.4,11.2 1.6,11.2";
+const PLUS =
+  "4.8,1 9.2,1 9.2,4.8 13,4.8 13,9.2 9.2,9.2 9.2,13 4.8,13 4.8,9.2 1,9.2 1,4.8 4.8,4.8";
+const STAR =
+  "7,1 8.8,4.6 12.7,5.1 9.9,7.9 10.5,11.9 7,10 3.5,11.9 4.1,7.9 1.3,5.1 5.2,4.6";
+const BORDERS = [
+  null, ["2.3,2.3 11.7,2.3 11.7,11.7 2.3,11.7", 0], [TRIANGLE, 0],
+  ["7,1 13,7 7,13 1,7", 0], [TRIANGLE, 180], [PLUS, 0], [PLUS, 45], [STAR, 0],
+  [TRIANGLE, -90], [TRIANGLE, 90],
+];
 const MAX_ENTRIES = 500;
 const LEAF = 42;
 const LINE_END = "\r\n";
@@ -141,7 +152,7 @@ function lookOf(texts, code) {
   if (texts[code] === "") return [...NONE, 0];
   const colors = page.colors;
   const round = Math.floor(code / colors.length);
-  return [...parseColor(colors[code % colors.length]), round % SHAPES];
+  return [...parseColor(colors[code % colors.length]), round % BORDERS.length];
 }
 
 function viridis(part) {
@@ -189,10 +200,26 @@ function colorParticles() {
 function reach(shape, dx, dy) {
   const ax = Math.abs(dx);
   const ay = Math.abs(dy);
-  if (shape === 0) return Math.hypot(dx, dy);
-  if (shape === 1) return Math.max(ax, ay) / 0.85;
-  if (shape === 2) return ax + ay;
-  return Math.max(dy / 0.7, 1.9 * ax - dy);
+  const triangle = (along, across) => Math.max(along / 0.7, 1.9 * across - along);
+  const plus = (a, b) => Math.max(a, b, Math.min(a, b) / 0.36);
+  const turned = (a) => Math.SQRT1_2 * Math.abs(a);
+  switch (shape) {
+    case 0: return Math.hypot(dx, dy);
+    case 1: return Math.max(ax, ay) / 0.85;
+    case 2: return triangle(dy, ax);
+    case 3: return ax + ay;
+    case 4: return triangle(-dy, ax);
+    case 5: return plus(ax, ay);
+    case 6: return plus(turned(dx + dy), turned(dx - dy));
+    case 7: {
+      // Each of the ten edges is like one, by the angle from the nearest tip.
+      const turn = Math.atan2(dx, -dy) / (0.4 * Math.PI);
+      const angle = 0.4 * Math.PI * Math.abs(turn - Math.floor(turn + 0.5));
+      return Math.hypot(dx, dy) * (Math.cos(angle) + 2.026 * Math.sin(angle));
+    }
+    case 8: return triangle(dx, ay);
+    default: return triangle(-dx, ay);
+  }
 }
 
 const VERTEX = `
@@ -223,12 +250,30 @@ uniform float alpha;
 uniform vec3 rimColor;
 varying vec3 fill;
 varying float shape;
+float triangle(float along, float across) {
+  return max(along / 0.7, 1.9 * across - along);
+}
+float plus(float a, float b) {
+  return max(max(a, b), min(a, b) / 0.36);
+}
+float star(vec2 d) {
+  float turn = atan(d.x, -d.y) / 1.2566371;
+  float angle = 1.2566371 * abs(turn - floor(turn + 0.5));
+  return length(d) * (cos(angle) + 2.026 * sin(angle));
+}
 float reach(vec2 d) {
   vec2 a = abs(d);
   if (shape < 0.5) return length(d);
   if (shape < 1.5) return max(a.x, a.y) / 0.85;
-  if (shape < 2.5) return a.x + a.y;
-  return max(d.y / 0.7, 1.9 * a.x - d.y);
+  if (shape < 2.5) return triangle(d.y, a.x);
+  if (shape < 3.5) return a.x + a.y;
+  if (shape < 4.5) return triangle(-d.y, a.x);
+  if (shape < 5.5) return plus(a.x, a.y);
+  if (shape < 6.5) return plus(abs(d.x + d.y) * 0.70711, abs(d.x - d.y) * 0.70711);
+  // The angle of the middle is not defined.
+  if (shape < 7.5) return a.x + a.y > 0.0 ? star(d) : 0.0;
+  if (shape < 8.5) return triangle(d.x, a.y);
+  return triangle(-d.x, a.y);
 }
 void main() {
   float r = reach((gl_PointCoord - 0.5) * size / radius) * radius;
@@ -393,7 +438,7 @@ function stampOf({ radius, rim, alpha }, shape) {
 }
 
 function stampPoints(pass, { data, width, height }) {
-  const stamps = Array.from({ length: SHAPES }, (_, shape) => stampOf(pass, shape));
+  const stamps = BORDERS.map((_, shape) => stampOf(pass, shape));
   const side = Math.ceil(pass.radius);
   const scale = view.scale * stage.ratio;
   for (let k = 0; k < order.length; k++) {
@@ -762,20 +807,15 @@ function showVisible() {
   for (let i = 0; i < page.count; i++) {
     visible[i] = filters.every(([k, codes]) => !codes.has(page.columns[k].values[i]));
     count += visible[i];
+    selected[i] &= visible[i];
   }
   $("hidden").hidden = count === page.count;
   $("hidden").firstElementChild.textContent = `${particles(page.count - count)} hidden.`;
-  showLegend();
-  refresh();
+  showSelection();
 }
 
 function marker([red, green, blue, shape]) {
-  const points = [
-    null,
-    "2.3,2.3 11.7,2.3 11.7,11.7 2.3,11.7",
-    "7,1 13,7 7,13 1,7",
-    "7,1 12.4,11.2 1.6,11.2",
-  ][shape];
+  const border = BORDERS[shape];
   const make = (name, attributes) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     Object.entries(attributes).forEach(([key, value]) =>
@@ -786,8 +826,12 @@ function marker([red, green, blue, shape]) {
   const svg = make("svg", { width: 14, height: 14, "aria-hidden": "true" });
   const paint = { fill: `rgb(${red},${green},${blue})`, stroke: "#444" };
   svg.append(
-    points
-      ? make("polygon", { points, ...paint })
+    border
+      ? make("polygon", {
+          points: border[0],
+          transform: `rotate(${border[1]} 7 7)`,
+          ...paint,
+        })
       : make("circle", { cx: 7, cy: 7, r: 5.5, ...paint }),
   );
   return svg;
