@@ -29,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sksubtomo._labels import check_labels, draw_by_class, encode_labels
 from sksubtomo._training.runtime import draw_seed
-from sksubtomo.inspection._matplotlib import import_pyplot
+from sksubtomo.inspection._matplotlib import COLUMN_WIDTH, make_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -660,9 +660,9 @@ def reliability_display(
     >>> display.ax_.get_ylabel()
     'Accuracy'
     """
-    import_pyplot()
     _check_n_bins(n_bins)
     correct, confidence = _top_label(y, probabilities, classes)
+    _figure, ax = make_axes(ax, height=COLUMN_WIDTH)
     display = CalibrationDisplay.from_predictions(
         correct.astype(int),
         confidence,
@@ -673,7 +673,7 @@ def reliability_display(
         ax=ax,
         **kwargs,
     )
-    display.ax_.set(xlabel="Confidence", ylabel="Accuracy")
+    display.ax_.set(xlabel="Confidence", ylabel="Accuracy", aspect="equal")
     return display
 
 
