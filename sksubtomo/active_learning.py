@@ -8,21 +8,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from sksubtomo._random import as_generator
 
 _STRATEGIES = ("mixed", "diversity", "uncertainty", "random")
 
 # How many of the unlabelled rows, at most, may be chosen, and how many of them the
-# choice has to be near to. Distances between the two take 160 MB.
+# choice has to be near to. Distances between the two take 160 MB; whoever asks for more
+# rows than these has as many candidates, and 16 kB for each.
 _MOST_CANDIDATES = 10_000
 _MOST_REFERENCES = 4_000
 
 # With fewer labels for each class it knows, a classifier does not know what it does not
 # know, and its probabilities are not looked at.
 _LABELS_PER_CLASS = 2
+
+# Gains below this part of the largest distance are rounding: they are none.
+_ROUNDING = 1e-6
 
 # Where a meta-estimator keeps what it fitted.
 _INNER = ("best_estimator_", "estimator_", "estimator")
@@ -69,7 +75,8 @@ def next_to_label(
         - ``"mixed"``: the same, where each row counts by its uncertainty: 1 less the
           margin [2]_ between its two largest probabilities. Without a classifier, or
           with fewer than two labels for each class that it knows, all rows count the
-          same, and it is ``"diversity"``.
+          same, and it is ``"diversity"``. They do, too, where what is left has margins
+          of 1.
         - ``"uncertainty"``: the smallest margins, wherever they are; only with a
           classifier.
         - ``"random"``: any rows, with equal probabilities.
@@ -80,8 +87,9 @@ def next_to_label(
     embedding : array-like of shape (n_rows, n_features), default=None
         The embedding, if it is there already. None computes it from `estimator`.
     random_state : int, RandomState instance or None, default=None
-        Determines random choices, the order of equal margins, and what is drawn from
-        many rows. None is fresh entropy; NumPy's global generator is not touched.
+        Determines random choices, the order of equal margins and of rows that
+        add nothing, such as doubles, and what is drawn from many rows. None is fresh
+        entropy; NumPy's global generator is not touched.
 
     Returns
     -------
@@ -91,8 +99,9 @@ def next_to_label(
     Raises
     ------
     ValueError
-        If shapes do not fit, there are fewer than `n` rows without a label, a
-        probability is needed and `estimator` has none, or there is no embedding.
+        If shapes do not fit, `labeled` has a row number twice, there are fewer than
+        `n` rows without a label, a probability is needed and `estimator` has none, or
+        there is no embedding.
 
     See Also
     --------
@@ -100,8 +109,8 @@ def next_to_label(
 
     Notes
     -----
-    Of more than 10,000 unlabelled rows as many are drawn as candidates, and sums of
-    distances are over 4,000 rows.
+    Of more than 10,000 unlabelled rows as many are drawn as candidates, or `n` if that
+    is more, and sums of distances are over 4,000 rows.
 
     References
     ----------
@@ -140,7 +149,7 @@ def next_to_label(
             "without a label."
         )
     n = int(n)
-    generator = _as_generator(random_state)
+    generator = as_generator(random_state)
     if strategy == "random":
         return free[generator.permutation(len(free))[:n]]
     can_predict = hasattr(estimator, "predict_proba")
@@ -170,7 +179,8 @@ def next_to_label(
             points[references], points[has_label]
         )
         nearest = np.minimum(nearest, to_labeled)
-    return candidates[_cover(distances, nearest, weights[references], n)]
+    order = generator.permutation(len(candidates)).tolist()
+    return candidates[_cover(distances, nearest, weights[references], n, order)]
 
 
 def _cover(
@@ -178,26 +188,51 @@ def _cover(
     nearest: NDArray[Any],
     weights: NDArray[np.float64],
     n: int,
+    order: list[int],
 ) -> list[int]:
     """Choose rows one by one that bring references nearer, weighted.
+
+    Once no row gains anything by the weights, all references count the same; once no
+    row gains anything at all, rows are chosen in `order`.
+    """
+    weights = weights.astype(distances.dtype)
+    chosen: list[int] = []
+    for of_reference in (weights, np.ones_like(weights)):
+        if len(chosen) < n:
+            chosen += _gain_most(distances, nearest, of_reference, n - len(chosen))
+            nearest = np.minimum(nearest, distances[chosen].min(axis=0, initial=np.inf))
+    taken = set(chosen)
+    rest = [row for row in order if row not in taken]
+    return chosen + rest[: n - len(chosen)]
+
+
+def _gain_most(
+    distances: NDArray[Any],
+    nearest: NDArray[Any],
+    weights: NDArray[Any],
+    n: int,
+) -> list[int]:
+    """Choose at most n rows, as long as there is one that gains something.
 
     What a row gains only shrinks as others are chosen, so a gain is computed again only
     when the row comes out on top (M. Minoux, "Accelerated greedy algorithms for
     maximizing submodular set functions", 1978).
     """
-    weights = weights.astype(distances.dtype)
 
     def gain(row: int) -> float:
         return float(np.maximum(nearest - distances[row], 0) @ weights)
 
+    rounding = _ROUNDING * distances.max()
     heap = [(-gain(row), row, 0) for row in range(len(distances))]
     heapq.heapify(heap)
     chosen: list[int] = []
-    while len(chosen) < n:
+    while heap and len(chosen) < n:
         _, row, age = heapq.heappop(heap)
         if age < len(chosen):
             heapq.heappush(heap, (-gain(row), row, len(chosen)))
             continue
+        if not (nearest - distances[row] > rounding)[weights > 0].any():
+            break
         chosen.append(row)
         nearest = np.minimum(nearest, distances[row])
     return chosen
@@ -263,10 +298,31 @@ def _find_embedder(estimator: Any) -> Any:
         return estimator
     if isinstance(estimator, Pipeline) and len(estimator) > 1:
         return estimator[:-1]
+    template = None
     for name in _INNER:
-        if hasattr(estimator, name):
-            return _find_embedder(getattr(estimator, name))
+        inner = getattr(estimator, name, None)
+        embedder = None if inner is None else _find_embedder(inner)
+        if embedder is not None:
+            if _is_fitted(inner):
+                return embedder
+            template = inner
+    if template is not None:
+        raise ValueError(
+            f"embedding: none was given, and all that {type(estimator).__name__} shows "
+            f"of its {type(template).__name__} is a template that is not fitted; "
+            "expected embedding of shape (n_rows, n_features)."
+        )
     return None
+
+
+def _is_fitted(estimator: Any) -> bool:
+    if not hasattr(estimator, "fit"):
+        return True
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
 
 
 def _draw(
@@ -299,10 +355,10 @@ def _check_labeled(labeled: ArrayLike | None, n_rows: int) -> NDArray[np.bool_]:
             f"to {n_rows - 1}. A mask, such as y != -1, has dtype bool."
         )
     mask[given] = True
+    if mask.sum() < len(given):
+        raise ValueError(
+            f"labeled: has {len(given)} row numbers, of which {mask.sum()} are "
+            "distinct; expected each once. A mask, such as y != -1, has dtype bool, "
+            "not integers 0 and 1."
+        )
     return mask
-
-
-def _as_generator(random_state: Any) -> np.random.RandomState:
-    if random_state is None:
-        return np.random.RandomState(np.random.default_rng().integers(2**32))
-    return check_random_state(random_state)

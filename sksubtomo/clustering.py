@@ -17,9 +17,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_random_state
 
 from sksubtomo._files import write_text
+from sksubtomo._labels import is_missing
+from sksubtomo._random import as_generator
 from sksubtomo.inspection._arrays import (
     check_labels,
     check_volumes,
@@ -200,6 +201,13 @@ def propose_clusters(
         If a parameter is not acceptable, the embedding is not finite or its rows are
         all equal.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the mixture that was chosen has not converged.
+    UserWarning
+        If the number of clusters is the largest that was tried.
+
     See Also
     --------
     write_cluster_report : Shows the clusters on a page.
@@ -238,7 +246,7 @@ def propose_clusters(
         raise ValueError(f"method={method!r}; expected one of {list(_METHODS)}.")
     _check_count("n_components", n_components, 1)
     _check_count("max_samples", max_samples, 2)
-    generator = _fresh_or_given(random_state)
+    generator = as_generator(random_state)
     n = len(features)
     drawn = np.arange(n)
     if n > max_samples:
@@ -290,7 +298,11 @@ def _fit_mixtures(
         ClusterScore(candidate, float(mixture.bic(points[drawn])))
         for candidate, mixture in zip(candidates, mixtures, strict=True)
     ]
-    best = mixtures[int(np.argmin([score.score for score in scores]))]
+    chosen = int(np.argmin([score.score for score in scores]))
+    best = mixtures[chosen]
+    _warn_of_convergence(best)
+    if len(candidates) > 1 and chosen == len(candidates) - 1:
+        _warn_of_most(f"the least BIC is that of the most components, {candidates[-1]}")
     posterior = best.predict_proba(points)
     criterion = "the caller's choice"
     if len(candidates) > 1:
@@ -320,7 +332,19 @@ def _fit_bayesian(
     sizes = np.bincount(mixture.predict(points[drawn]), minlength=n_components)
     # One at least, however many components share a few rows.
     kept = sizes >= min(smallest, sizes.max())
-    posterior = mixture.predict_proba(points)[:, kept]
+    _warn_of_convergence(mixture)
+    if n_components > 1 and kept.all():
+        _warn_of_most(
+            f"all {n_components} components have the {smallest} rows of a cluster"
+        )
+    # Their probabilities among all components are zero where a dropped one is far
+    # nearer; a mixture of the kept ones compares logarithms of their densities.
+    among_kept = GaussianMixture(int(kept.sum()))
+    among_kept.weights_ = mixture.weights_[kept] / mixture.weights_[kept].sum()
+    among_kept.means_ = mixture.means_[kept]
+    among_kept.covariances_ = mixture.covariances_[kept]
+    among_kept.precisions_cholesky_ = mixture.precisions_cholesky_[kept]
+    posterior = among_kept.predict_proba(points)
     criterion = f"components of at least {smallest} rows, of {n_components}"
     score = ClusterScore(int(kept.sum()), float(mixture.lower_bound_))
     return posterior.argmax(axis=1), posterior.max(axis=1), criterion, [score]
@@ -328,9 +352,29 @@ def _fit_bayesian(
 
 def _fit(mixture: Any, points: NDArray[np.float64]) -> Any:
     with warnings.catch_warnings():
-        # With too many components some converge slowly; the criterion sees them.
+        # With too many components some converge slowly; it matters for the chosen one.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(points)
+
+
+def _warn_of_convergence(mixture: Any) -> None:
+    if not mixture.converged_:
+        warnings.warn(
+            f"the mixture of {mixture.n_components} components that was chosen did not "
+            f"converge in {_MOST_ITERATIONS} iterations; fewer n_clusters or "
+            "n_components may.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_most(found: str) -> None:
+    warnings.warn(
+        f"n_clusters: {found}: there may be more clusters, or none that are apart. "
+        "Look at the report, or try larger n_clusters.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def _fit_hdbscan(
@@ -431,12 +475,6 @@ def _refuse(method: str, parameter: str, value: Any) -> None:
         )
 
 
-def _fresh_or_given(random_state: Any) -> np.random.RandomState:
-    if random_state is None:
-        return np.random.RandomState(np.random.default_rng().integers(2**32))
-    return check_random_state(random_state)
-
-
 def write_cluster_report(
     path: str | Path,
     clusters: Clusters,
@@ -466,8 +504,8 @@ def write_cluster_report(
     embedding : array-like of shape (n, n_features)
         The embedding that was clustered.
     volumes : array-like of shape (n, depth, height, width)
-        The volumes, in the same order; those on disk are read once, some megabytes at a
-        time.
+        The volumes, in the same order. Those on disk are read some megabytes at a time
+        for the averages, and the members that are shown a second time.
     names : array-like of shape (n,), default=None
         Names of the volumes. None means the number of the row.
     labels : array-like of shape (n,), default=None
@@ -475,7 +513,8 @@ def write_cluster_report(
         clusters and classes [1]_, 0 for chance and 1 for equal partitions, and what
         each cluster is made of.
     unlabeled : int, float or str, default=None
-        The label that marks rows without a class. None means that there are none.
+        The label that marks rows without a class. Labels that are None or NaN never
+        are classes, either.
     voxel_size : float, default=None
         Voxel size in angstroms. None means that it is unknown, and lengths are in
         voxels.
@@ -508,9 +547,9 @@ def write_cluster_report(
     >>> from sklearn.datasets import make_blobs
     >>> from sksubtomo.clustering import propose_clusters, write_cluster_report
     >>> from sksubtomo.datasets import make_subtomograms
-    >>> X, y = make_subtomograms(n_per_class=4, size=8, random_state=0,
+    >>> X, y = make_subtomograms(n_per_class=6, size=8, random_state=0,
     ...                          return_X_y=True)
-    >>> embedding, _ = make_blobs([25, 15], 32, random_state=0)
+    >>> embedding, _ = make_blobs([35, 25], 32, random_state=0)
     >>> clusters = propose_clusters(embedding, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = Path(folder, "clusters.html")
@@ -546,6 +585,9 @@ def write_cluster_report(
     if labels is not None:
         classes = check_labels(labels, n, "row of clusters")
         known = is_labeled(classes, unlabeled)
+        # An array of strings would have made the string "nan" of it.
+        given = np.asarray(labels, dtype=object).tolist()
+        known &= [not is_missing(label) for label in given]
     _, averages = class_averages(volumes, clusters.labels_)
     # `class_averages` sorts, and noise is -1.
     has_noise = bool((clusters.labels_ < 0).any())

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
+from sklearn.ensemble import BaggingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Perceptron
 from sklearn.metrics import pairwise_distances
@@ -79,12 +81,10 @@ def test_choice_is_the_plain_greedy_one(blobs):
     X = blobs[0][::4].astype(np.float32)
     distances = pairwise_distances(X)
     nearest = np.full(len(X), distances.max())
-    expected = []
-    for _ in range(6):
+    for row in next_to_label(None, X, 6, "diversity"):
         gains = np.maximum(nearest - distances, 0).sum(axis=1)
-        expected.append(int(gains.argmax()))
-        nearest = np.minimum(nearest, distances[expected[-1]])
-    assert next_to_label(None, X, 6, "diversity").tolist() == expected
+        assert gains[row] == pytest.approx(gains.max(), rel=1e-5)
+        nearest = np.minimum(nearest, distances[row])
 
 
 def test_clusters_with_labels_are_left_to_the_others(blobs):
@@ -130,6 +130,34 @@ def test_mixed_goes_where_the_classifier_is_unsure(blobs):
     np.testing.assert_array_equal(
         next_to_label(one_class, X, 4), next_to_label(model, X, 4, "diversity")
     )
+
+
+def test_sure_classifiers_leave_the_choice_to_diversity(blobs):
+    X, y = blobs
+    sure = np.eye(4)[y]
+    np.testing.assert_array_equal(
+        next_to_label(Given(sure), X, 8), next_to_label(None, X, 8, "diversity")
+    )
+    # One doubt is settled first, and what is left counts the same.
+    sure[y == 3] = 0.25
+    rows = next_to_label(Given(sure), X, 20)
+    assert set(y[rows[:10]]) == {3}
+    assert set(y[rows[10:]]) == {0, 1, 2}
+
+
+def test_equal_rows_are_in_random_order(blobs):
+    X = np.repeat(blobs[0][:5], 20, axis=0)
+
+    def choose(seed):
+        return next_to_label(None, X, 50, "diversity", random_state=seed)
+
+    rows = choose(0)
+    # The distinct points come first, then their doubles as they are drawn.
+    assert sorted(rows[:5] // 20) == [0, 1, 2, 3, 4]
+    assert len(set(rows[5:] // 20)) == 5
+    assert (np.diff(rows[5:]) < 0).any()
+    np.testing.assert_array_equal(rows, choose(0))
+    assert (rows != choose(1)).any()
 
 
 @pytest.mark.parametrize("strategy", ["mixed", "diversity", "uncertainty", "random"])
@@ -213,6 +241,28 @@ def test_embedding_is_found_inside_of_meta_estimators(blobs):
 
 
 @pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: CalibratedClassifierCV(model, cv=2),
+        lambda model: BaggingClassifier(model, 2, random_state=0),
+    ],
+)
+def test_templates_have_no_embedding(blobs, wrap):
+    X, y = blobs
+    scaled = wrap(make_pipeline(StandardScaler(), LogisticRegression())).fit(X, y)
+    with pytest.raises(ValueError, match="embedding: .* Pipeline is a template"):
+        next_to_label(scaled, X, 5)
+    Z = StandardScaler().fit_transform(X)
+    chosen = next_to_label(scaled, X, 5, "diversity", embedding=Z)
+    np.testing.assert_array_equal(chosen, next_to_label(None, Z, 5))
+    # Where nothing inside transforms, X is the embedding.
+    plain = wrap(LogisticRegression()).fit(X, y)
+    np.testing.assert_array_equal(
+        next_to_label(plain, X, 5, "diversity"), next_to_label(None, X, 5)
+    )
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"strategy": "best"}, "strategy='best'; expected one of"),
@@ -222,6 +272,11 @@ def test_embedding_is_found_inside_of_meta_estimators(blobs):
         ({"n": 149, "labeled": [0, 1]}, "from 1 to 148, the number of rows without"),
         ({"labeled": [True, False]}, "labeled: has dtype bool and shape"),
         ({"labeled": [150]}, "labeled: has row numbers from 150 to 150"),
+        (
+            {"labeled": [0] * 100 + [1] * 50},
+            "labeled: has 150 row numbers, of which 2 are distinct; expected each "
+            "once. A mask, .* dtype bool",
+        ),
         ({"labeled": ["a"] * 150}, "labeled: has dtype <U1"),
         ({"embedding": np.zeros((3, 2))}, "embedding: has shape \\(3, 2\\); expected"),
         ({"embedding": np.full((150, 2), np.nan)}, "embedding: holds NaN"),

@@ -140,11 +140,53 @@ def test_few_rows_or_features(shape):
         assert len(clusters.labels_) == shape[0]
 
 
-def test_slow_convergence_is_no_warning(blobs, monkeypatch):
+def test_rows_far_from_all_are_of_the_nearest_cluster():
+    generator = np.random.default_rng(0)
+    blobs = [generator.normal(place, 1, (100, 2)) for place in (0, 12)]
+    embedding = np.concatenate([*blobs, generator.normal(-60, 1, (3, 2))])
+    clusters = propose_clusters(
+        embedding,
+        method="bayesian",
+        n_clusters=6,
+        min_cluster_size=10,
+        random_state=0,
+    )
+    assert clusters.n_clusters_ == 2
+    np.testing.assert_array_equal(clusters.labels_[-3:], clusters.labels_[0])
+    assert (clusters.probabilities_[-3:] > 0.5).all()
+
+
+def test_only_the_chosen_mixture_has_to_converge(blobs, monkeypatch):
     monkeypatch.setattr(clustering, "_MOST_ITERATIONS", 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+    message = "8 components that was chosen did not converge in 1 it"
+    with pytest.warns(ConvergenceWarning, match=message):
         propose_clusters(blobs[0], n_clusters=8, random_state=0)
+    with pytest.warns(ConvergenceWarning, match=message):
+        propose_clusters(
+            blobs[0],
+            method="bayesian",
+            n_clusters=8,
+            min_cluster_size=40,
+            random_state=0,
+        )
+    # One component converges at once; ten that have not are not chosen.
+    monkeypatch.setattr(clustering, "_MOST_ITERATIONS", 2)
+    noise = np.random.default_rng(0).normal(size=(200, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        propose_clusters(noise, n_clusters=[1, 10], random_state=0)
+
+
+def test_the_largest_number_tried_is_a_warning(blobs):
+    embedding, _ = blobs
+    with pytest.warns(UserWarning, match="least BIC is that of the most .*, 3: there"):
+        propose_clusters(embedding, n_clusters=[1, 2, 3], random_state=0)
+    with pytest.warns(UserWarning, match="all 2 components have the 5 rows"):
+        propose_clusters(embedding, method="bayesian", n_clusters=2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        propose_clusters(embedding, n_clusters=3, random_state=0)
+        propose_clusters(embedding, n_clusters=[2, 4, 6], random_state=0)
 
 
 def test_global_generator_is_left_alone(blobs):
@@ -266,6 +308,18 @@ def test_report_counts_known_classes_only(tmp_path, blobs, proposed, volumes):
         path, clusters, embedding, volumes, labels=nothing, unlabeled=-1, overwrite=True
     )
     assert "Adjusted Rand" not in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_labels_are_no_class(tmp_path, blobs, proposed, volumes, missing):
+    embedding, y = blobs
+    labels = [missing if row % 2 else "abcd"[code] for row, code in enumerate(y)]
+    path = tmp_path / "a.html"
+    write_cluster_report(path, proposed, embedding, volumes, labels=labels)
+    text = path.read_text("utf-8")
+    assert "classes: 1.00, over the 90 rows" in text
+    assert "None" not in text
+    assert "nan " not in text
 
 
 def test_report_is_written_once(tmp_path, blobs, proposed, volumes):
