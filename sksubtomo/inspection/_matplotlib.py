@@ -279,7 +279,36 @@ def name_row(ax: Any, name: Any) -> None:
     name : object
         The name.
     """
-    ax.set_ylabel(str(name), rotation=0, ha="right", va="center", fontsize="small")
+    ax.set_ylabel(
+        shorten_lines(name), rotation=0, ha="right", va="center", fontsize="small"
+    )
+
+
+# Of a row's name in characters, about a third of a column.
+_LONGEST_NAME = 20
+
+
+def shorten_lines(text: Any, longest: int = _LONGEST_NAME) -> str:
+    """Leave out the middle of long lines, such as particles' names.
+
+    Parameters
+    ----------
+    text : object
+        The text.
+    longest : int, default=20
+        Characters of a line, at least three.
+
+    Returns
+    -------
+    str
+        The text, whose first and last characters tell names of one file apart.
+    """
+    head = (longest - 1) // 2
+    tail = longest - 1 - head
+    return "\n".join(
+        line if len(line) <= longest else f"{line[:head]}…{line[-tail:]}"
+        for line in str(text).split("\n")
+    )
 
 
 def name_width(names: Any) -> float:
@@ -295,5 +324,5 @@ def name_width(names: Any) -> float:
     float
         Inches.
     """
-    lines = [line for name in names or () for line in str(name).splitlines()]
+    lines = [line for name in names or () for line in shorten_lines(name).splitlines()]
     return 0.1 + 0.062 * max(map(len, lines)) if lines else 0.0

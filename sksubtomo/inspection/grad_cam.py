@@ -713,6 +713,8 @@ class GradCAMDisplay:
             aspect=40,
             ticks=[0.0, 0.5, 1.0],
         )
+        # What is transparent is seen on the greys of the slices.
+        bar.ax.set_facecolor("0.35")
         bar.set_label("Part of each map's maximum", fontsize="x-small")
         bar.ax.tick_params(labelsize="x-small")
         return self

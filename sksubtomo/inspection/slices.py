@@ -26,6 +26,7 @@ from sksubtomo.inspection._matplotlib import (
     make_grid,
     name_row,
     name_width,
+    shorten_lines,
 )
 
 _Image = npt.NDArray[np.float64]
@@ -579,7 +580,10 @@ class MontageDisplay:
                     draw_image(ax, image, self.voxel_size, next(limits))
                 )
                 if self.titles is not None:
-                    ax.set_title(self.titles[n][m], fontsize="x-small", pad=2)
+                    # Fifteen characters or so are an inch wide.
+                    longest = max(3, int(15 * COLUMN_WIDTH / self.axes_.shape[1]))
+                    title = shorten_lines(self.titles[n][m], longest)
+                    ax.set_title(title, fontsize="x-small", pad=2)
             if self.names is not None:
                 name_row(self.axes_[n, 0], self.names[n])
         draw_scale_bar(self.axes_[-1, 0], self.voxel_size)

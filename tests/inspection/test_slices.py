@@ -277,3 +277,15 @@ def test_missing_matplotlib_names_the_extra(monkeypatch, volumes):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"sksubtomo\[study\]"):
         MontageDisplay.from_volumes(volumes)
+
+
+def test_long_names_leave_room_for_the_slices():
+    names = [f"00000{i}@Extract/job012/TS_001.mrc" for i in range(2)]
+    volumes = np.zeros((2, 4, 4, 4))
+    display = SlicesDisplay.from_volumes(volumes, names=names)
+    labels = [ax.get_ylabel() for ax in display.axes_[:, 0]]
+    assert labels == ["000000@Ex…TS_001.mrc", "000001@Ex…TS_001.mrc"]
+    display = MontageDisplay.from_volumes(volumes[[0] * 5], titles=names[:1] * 5)
+    title = display.axes_[0, 0].get_title()
+    assert title.startswith("0000")
+    assert len(title) <= 10
