@@ -92,9 +92,9 @@ class TemperatureScaledClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstim
         The labels.
     n_calibration_ : int
         Number of labelled rows that the temperature was learned from.
-    calibration_indices_ : ndarray of shape (n_calibration_,)
+    calibration_indices_ : ndarray of shape (`n_calibration_`,)
         These rows, of the X and y of ``fit``.
-    calibration_probabilities_ : ndarray of shape (n_calibration_, n_classes)
+    calibration_probabilities_ : ndarray of shape (`n_calibration_`, n_classes)
         Their probabilities at the temperature, from estimators that were not trained on
         them; with `cv`, these are the ones of the folds. For
         :func:`threshold_for_accuracy`.
