@@ -12,19 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import HDBSCAN
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
 from sksubtomo._files import write_text
-from sksubtomo._labels import is_missing
 from sksubtomo._random import as_generator
 from sksubtomo.inspection._arrays import (
     check_labels,
     check_volumes,
     check_voxel_size,
+    exact_pca,
     is_labeled,
     read_part,
 )
@@ -401,11 +400,7 @@ def _reduce(
     fitted = features[drawn]
     if not np.ptp(fitted, axis=0).any():
         raise ValueError("embedding: all rows are equal; expected rows that differ.")
-    n, n_features = fitted.shape
-    # Both solvers are exact; this one does not grow with the number of rows.
-    solver = "covariance_eigh" if n >= n_features else "full"
-    pca = PCA(min(int(n_components), n, n_features), svd_solver=solver)
-    projected = pca.fit(fitted).transform(features)
+    projected = exact_pca(int(n_components), fitted).fit(fitted).transform(features)
     return np.asarray(projected / projected[drawn].std(), dtype=np.float64)
 
 
@@ -585,13 +580,9 @@ def write_cluster_report(
     if labels is not None:
         classes = check_labels(labels, n, "row of clusters")
         known = is_labeled(classes, unlabeled)
-        # An array of strings would have made the string "nan" of it.
-        given = np.asarray(labels, dtype=object).tolist()
-        known &= [not is_missing(label) for label in given]
-    _, averages = class_averages(volumes, clusters.labels_)
-    # `class_averages` sorts, and noise is -1.
-    has_noise = bool((clusters.labels_ < 0).any())
-    averages = averages[has_noise:]
+    averages: Any = ()
+    if clusters.n_clusters_:
+        _, averages = class_averages(volumes, clusters.labels_, unlabeled=-1)
 
     parts = [
         "<h1>Proposed clusters</h1>",

@@ -283,6 +283,29 @@ def check_positions(
     return z, y, x
 
 
+def exact_pca(n_components: int, features: npt.NDArray[Any]) -> PCA:
+    """Make the principal component analysis that is the same on every run.
+
+    Parameters
+    ----------
+    n_components : int
+        Number of components, at most: there are no more than rows or features.
+    features : ndarray of shape (n, n_features)
+        What it will be fitted on.
+
+    Returns
+    -------
+    PCA
+        Not fitted.
+    """
+    # Both solvers are exact; the first one's memory does not grow with the rows.
+    is_tall = len(features) >= features.shape[1]
+    return PCA(
+        n_components=min(n_components, *features.shape),
+        svd_solver="covariance_eigh" if is_tall else "full",
+    )
+
+
 def principal_plane(
     features: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[np.float64], tuple[str, str]]:
@@ -303,10 +326,7 @@ def principal_plane(
     features = np.asarray(features, dtype=np.float64)
     if features.shape[1] == 2:
         return features, ("Dimension 1", "Dimension 2")
-    # Both solvers are exact, and the same on every run; the first one does not grow
-    # with the number of particles.
-    is_tall = len(features) >= features.shape[1]
-    pca = PCA(n_components=2, svd_solver="covariance_eigh" if is_tall else "full")
+    pca = exact_pca(2, features)
     # Where all points coincide there is no variance to explain.
     with np.errstate(invalid="ignore", divide="ignore"):
         points = pca.fit_transform(features)

@@ -15,7 +15,6 @@ from sksubtomo._stored import (
     iterate_blocks,
 )
 from sksubtomo.inspection._arrays import (
-    as_column,
     check_labels,
     check_volumes,
     check_voxel_size,
@@ -67,6 +66,14 @@ def class_averages(
     >>> classes.tolist(), averages[:, 0, 0, 0].tolist()
     (['a', 'b'], [2.0, 1.0])
     """
+    classes, averages, _ = _average(volumes, labels, unlabeled)
+    return classes, averages
+
+
+def _average(
+    volumes: Any, labels: npt.ArrayLike, unlabeled: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """Return classes and averages, and the number of volumes of each."""
     volumes = check_volumes(volumes)
     of_volumes = check_labels(labels, len(volumes), "volume")
     classes, places, counts = _find_classes(of_volumes, unlabeled)
@@ -79,7 +86,7 @@ def class_averages(
         for place in np.unique(of_block[of_block >= 0]):
             sums[place] += block[of_block == place].sum(axis=0, dtype=np.float64)
     averages = sums / counts[:, None, None, None]
-    return classes, averages.astype(np.float32)
+    return classes, averages.astype(np.float32), counts
 
 
 class ClassAveragesDisplay:
@@ -180,8 +187,7 @@ class ClassAveragesDisplay:
             If shapes do not fit, no volume has a class, or a voxel is not finite.
         """
         check_voxel_size(voxel_size)
-        classes, averages = class_averages(volumes, labels, unlabeled=unlabeled)
-        _, _, counts = _find_classes(as_column(labels), unlabeled)
+        classes, averages, counts = _average(volumes, labels, unlabeled)
         display = cls(classes, averages, counts, voxel_size=voxel_size)
         return display.plot(ax=ax, title=title)
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_random_state
 
+from sksubtomo._training.runtime import draw_seed
 from sksubtomo.inspection._arrays import (
     as_column,
     check_labels,
@@ -481,14 +481,11 @@ def _fit_umap(
             'method="umap" needs umap-learn, which is not installed: '
             'pip install "sksubtomo[umap]".'
         ) from error
-    # A generator of its own, so that NumPy's global one is left as it was. With a seed
-    # UMAP uses one thread, and warns unless it is told to.
-    seed = (
-        np.random.default_rng().integers(2**31 - 1)
-        if random_state is None
-        else check_random_state(random_state).randint(2**31 - 1)
-    )
+    # With a seed UMAP uses one thread, and warns unless it is told to; without one it
+    # would draw from NumPy's global generator.
     reducer = UMAP(
-        n_neighbors=min(15, len(features) - 1), random_state=int(seed), n_jobs=1
+        n_neighbors=min(15, len(features) - 1),
+        random_state=draw_seed(random_state),
+        n_jobs=1,
     )
     return np.asarray(reducer.fit_transform(features), dtype=np.float64)
