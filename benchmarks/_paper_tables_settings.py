@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sksubtomo import (
+    ContrastivePretrainer,
+    RB3DClassifier,
     SelfDistillation,
     SubtomogramClassifier,
     contrastive,
@@ -146,7 +148,7 @@ SCALES = {
                 simulation={"n_neighbors": 1},
             )
         },
-        labels=("5", "25%"),
+        labels=("5", "25%", "100%"),
         repeats=3,
         pretrain_epochs=300,
         data_seed=1000,
@@ -252,17 +254,21 @@ def letter_row(method: str | None) -> Row:
     )
 
 
-def scratch_row(build_encoder: Callable[[], Any], **kwargs: Any) -> Row:
+def scratch_row(
+    build_encoder: Callable[[], Any],
+    changes: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Row:
     """Return a network that is trained on the labels only."""
     return Row(
         lambda protocol, fraction: SubtomogramClassifier(
-            encoder=build_encoder(), **FINE_TUNING
+            encoder=build_encoder(), **{**FINE_TUNING, **(changes or {})}
         ),
         **kwargs,
     )
 
 
-def recommended_row(**changes: Any) -> Row:
+def recommended_row(*, at_all_labels: bool = False, **changes: Any) -> Row:
     """Return the recommended recipe, or one with a component changed.
 
     A change of the views is one of pretraining and of fine-tuning.
@@ -274,7 +280,7 @@ def recommended_row(**changes: Any) -> Row:
     return Row(
         lambda protocol, fraction: recipes.recommended().set_params(**changes),
         own_epochs=True,
-        labels=_FEW if changes else None,
+        labels=None if at_all_labels else _FEW,
     )
 
 
@@ -302,13 +308,19 @@ PAPER_ROWS = {
 
 _FEW = ("5", "25%")
 
+# The pretrainer has the encoder and the mask, and a random encoder learns at the head's
+# rate.
+WITHOUT_PRETRAINING: dict[str, Any] = {
+    "pretrainer": None,
+    "encoder": networks.RB3D(norm="group"),
+    "mask": "sphere",
+    "encoder_lr": None,
+}
+
 # One component at a time.
 ABLATIONS = {
     "recommended_without_pretraining": recommended_row(
-        pretrainer=None,
-        encoder=networks.RB3D(norm="group"),
-        mask="sphere",
-        encoder_lr=None,
+        at_all_labels=True, **WITHOUT_PRETRAINING
     ),
     "recommended_without_norm": recommended_row(pretrainer__encoder__norm=None),
     "recommended_without_rotations": recommended_row(views__rotate=False),
@@ -362,6 +374,24 @@ CANDIDATES = {
         )
     ),
     "recommended_with_24_test_views": recommended_row(test_views=24),
+    # What the views, the mask and the training are worth to other networks, and the
+    # network without them.
+    "bn_cnn_with_views": Row(
+        lambda protocol, fraction: SubtomogramClassifier(
+            **recipes.recommended(
+                **{**WITHOUT_PRETRAINING, "encoder": networks.BatchNormCNN()}
+            ).get_params(deep=False)
+        ),
+        own_epochs=True,
+    ),
+    "rb3d_with_norm": scratch_row(lambda: networks.RB3D(norm="group")),
+    "defaults": Row(
+        lambda protocol, fraction: RB3DClassifier(ContrastivePretrainer()),
+        own_epochs=True,
+    ),
+    "cb3d_with_lr_1e-4": scratch_row(
+        lambda: networks.CB3D(), {"lr": 1e-4}, late=True, labels=("25%",), steps=1000
+    ),
 }
 
 ROWS: dict[str, Row] = {
@@ -373,7 +403,7 @@ ROWS: dict[str, Row] = {
         lambda: networks.CB3D(), late=True, labels=("25%", "100%"), steps=1000
     ),
     "bn_cnn": scratch_row(lambda: networks.BatchNormCNN()),
-    "recommended": recommended_row(),
+    "recommended": recommended_row(at_all_labels=True),
     **ABLATIONS,
     **CANDIDATES,
 }
