@@ -464,8 +464,9 @@ def text_report(table: Table) -> str:
         if values := distinct(sessions, name):
             lines.append(f"{name.capitalize()}: {values}")
     if sessions:
-        minutes = sum(session["minutes"] for session in sessions)
-        lines.append(f"Took {minutes:.0f} minutes in {len(sessions)} sessions.")
+        # One that was killed does not know how long it took.
+        minutes = [session["minutes"] for session in sessions if "minutes" in session]
+        lines.append(f"Took {sum(minutes):.0f} minutes in {len(minutes)} sessions.")
     if table.path.stem.endswith("_cut"):
         lines.append("CUT DOWN: not the scale's own results.")
     lines += ["", *settings_lines(table)]
@@ -489,7 +490,8 @@ def distinct(sessions: Iterable[Mapping[str, Any]], name: str) -> str:
 def goal_grid(table: Table) -> Grid:
     """Return the goals as a table."""
     head = ["goal", "", "measured"]
-    return [head, *([goal.text, goal.verdict, goal.measured] for goal in goals(table))]
+    found = [] if is_variants_only(table) else goals(table)
+    return [head, *([goal.text, goal.verdict, goal.measured] for goal in found)]
 
 
 def aligned(grid: Grid) -> list[str]:

@@ -214,10 +214,12 @@ def main() -> int:
         return 0
     claim(plan, drops_others=options.replace)
     units = plan_units(plan, range(*options.repeats))
+    # Before anything is computed: one that is killed has made cells, too.
+    session = add_session(plan, code)
     try:
         work_at_once(plan, units, options.jobs, end)
     finally:
-        add_session(plan, time.monotonic() - start, code)
+        end_session(plan, session, time.monotonic() - start)
     print(write_text_report(table, scale))
     n_missing = sum(len(missing_cells(plan, unit)) for unit in units)
     if n_missing:
@@ -852,8 +854,8 @@ def code_state() -> str:
     return f"commit {commit}" + (" with uncommitted changes" if changed else "")
 
 
-def add_session(plan: Plan, seconds: float, code: str) -> None:
-    """Write down what made a part of the table."""
+def add_session(plan: Plan, code: str) -> int:
+    """Write down what makes a part of the table, and return which session it is."""
     packages = ("sksubtomo", "numpy", "scipy", "scikit-learn", "skorch", "torch")
     versions = {"Python": platform.python_version()}
     versions |= {name: version(name) for name in packages}
@@ -866,12 +868,20 @@ def add_session(plan: Plan, seconds: float, code: str) -> None:
         "machine": ", ".join([*accelerator, _measure.machine()]),
         "code": code,
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
-        "minutes": round(seconds / 60, 1),
     }
     with lock(plan.table):
         record = read_record(plan.table)
         sessions = [*record.get("sessions", []), session]
         write_record(plan.table, {**record, "sessions": sessions})
+    return len(sessions) - 1
+
+
+def end_session(plan: Plan, number: int, seconds: float) -> None:
+    """Write down how long a session took."""
+    with lock(plan.table):
+        record = read_record(plan.table)
+        record["sessions"][number]["minutes"] = round(seconds / 60, 1)
+        write_record(plan.table, record)
 
 
 def shown_arguments() -> list[str]:

@@ -513,6 +513,12 @@ def test_record_says_what_code_made_the_table(run, tmp_path, monkeypatch):
     table = tmp_path / "out" / "paper_tables_small_cut.csv"
     record = json.loads(store.record_path(table).read_text("utf-8"))
     assert [session["code"] for session in record["sessions"]] == ["commit abc"]
+    # One that is killed leaves its name, though not its duration.
+    del record["sessions"][0]["minutes"]
+    store.write_record(table, record)
+    assert run("--methods", "random,moco")[0] == 0
+    sessions = json.loads(store.record_path(table).read_text("utf-8"))["sessions"]
+    assert ["minutes" in session for session in sessions] == [False, True]
     assert "Code: commit abc" in table.with_suffix(".txt").read_text("utf-8")
 
 
@@ -528,6 +534,32 @@ def test_recipes_with_epochs_of_their_own_can_be_cut(run, tmp_path):
     with pytest.raises(SystemExit, match="most_epochs 1, expected None"):
         run("--methods", "recommended")
     assert len(store.read_lines(table)) == 1
+
+
+def test_the_papers_scale_starts_stops_and_finishes(run, tmp_path):
+    arguments = ["--scale", "paper", "--labels", "25%,100%", "--repeats", "0:2"]
+    arguments += ["--methods", "moco,bn_cnn", "--pretrain-epochs", "1"]
+    code, said = run(*arguments, "--limit-minutes", "0")
+    assert code == 0
+    assert "32 cells are not done; the same command goes on" in said
+    table = tmp_path / "out" / "paper_tables_paper_cut.csv"
+    assert run(*arguments, "--columns", "gupta2022:inf", "--repeats", "0")[0] == 0
+    begun = store.read_lines(table)
+    assert len(begun) == 4
+    code, said = run(*arguments)
+    assert code == 0
+    assert "not done" not in said
+    lines = store.read_lines(table)
+    assert lines[:4] == begun
+    columns = [("gupta2022", snr) for snr in ("inf", "0.05", "0.03")]
+    columns.append(("experimental_like", "0.1"))
+    found = {(line["dataset"], line["snr"], line["repeat"]) for line in lines}
+    assert found == {(*column, repeat) for column in columns for repeat in "01"}
+    assert len(lines) == 32
+    record = json.loads(store.record_path(table).read_text("utf-8"))
+    # Sixty-four keys on experimental data, where few labels are learned slowly.
+    assert "queue_size=64" in record["rows"]["moco"]["experimental_like"]
+    assert all("minutes" in session for session in record["sessions"])
 
 
 def test_estimate_knows_recipes_with_epochs_of_their_own(run):

@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 
 from sksubtomo import ContrastivePretrainer, LabelFractionClassifier, RB3DClassifier
 from sksubtomo.contrastive import SimCLR
+from sksubtomo.model_selection import label_fraction_curve
 
 # Two methods, two fractions, two folds; and the fit on all rows at the end.
 GRID = {
@@ -149,6 +150,28 @@ def test_dask_cluster(data, serial, cluster, tmp_path):
         study = make_study(tmp_path).fit(*data)
     assert_same_results(study, serial, data[0])
     assert_two_workers(tmp_path, threads_a_worker=1)
+
+
+def test_label_fraction_curve_in_a_dask_cluster(data, cluster, tmp_path):
+    def frame(folder):
+        pretrainer = ContrastivePretrainer(
+            max_epochs=1, callbacks=[LogFits(tmp_path / folder)]
+        )
+        classifier = RB3DClassifier(pretrainer, max_epochs=2)
+        curve = label_fraction_curve(
+            {"simclr": classifier},
+            *data,
+            label_fractions=[0.5, 1.0],
+            n_repeats=2,
+            random_state=0,
+        )
+        return curve.to_frame().drop(columns="seconds")
+
+    serial = frame("serial")
+    with joblib.parallel_config("dask"):
+        parallel = frame("parallel")
+    assert parallel.equals(serial)
+    assert len(fits(tmp_path, "parallel")) == len(fits(tmp_path, "serial")) == 1
 
 
 def test_dask_error_arrives(data, cluster, tmp_path):

@@ -204,16 +204,65 @@ def estimate_wedges(volumes: Tensor) -> tuple[Tensor, Tensor]:
     """
     if len(volumes) == 0:  # which not every FFT takes
         return volumes.new_zeros(0, dtype=torch.long), volumes.new_zeros(0, 2)
+    logs, shape = _log_power(volumes)
+    fits = [_fit_tilt_range(logs, shape, frame) for frame in FRAMES]
+    gains, tilt_ranges = (torch.stack(parts) for parts in zip(*fits, strict=True))
+    frames = gains.argmax(dim=0) * (gains.amax(dim=0) > 0)
+    return frames, tilt_ranges[frames, torch.arange(len(volumes), device=frames.device)]
+
+
+def choose_wedges(
+    volumes: Tensor, tilt_ranges: Tensor, frame: Frame = FRAMES[0]
+) -> Tensor:
+    """Choose which of several tilt series each volume was reconstructed from.
+
+    Parameters
+    ----------
+    volumes : Tensor of shape (n, 1, depth, height, width)
+        Floating point; neither rotated nor masked since they were cut out.
+    tilt_ranges : Tensor of shape (k, 2)
+        Smallest and largest tilt of each series in degrees. Ends that are nearer to
+        zero than 40 degrees count as 40.
+    frame : Frame, default=Frame(beam=0, across=2)
+        Where beam and tilt axis are.
+
+    Returns
+    -------
+    Tensor of shape (n, 2)
+        The tilts of each volume: those of `tilt_ranges` that fit its Fourier power
+        best, as `estimate_wedges` fits it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> noise = torch.randn(
+    ...     1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)
+    ... )
+    >>> known = torch.tensor([[-60.0, 60.0], [-40.0, 60.0]])
+    >>> choose_wedges(apply_masks(noise, wedge_masks((16, 16, 16), known[1:])), known)
+    tensor([[-40.,  60.]])
+    """
+    if len(volumes) == 0:
+        return volumes.new_zeros(0, 2)
+    logs, shape = _log_power(volumes)
+    gains = _compare_means(
+        logs, _partition(shape, frame, logs.dtype, logs.device)
+    ).gains
+    sectors = torch.round((tilt_ranges + 90) / _SECTOR).long()
+    last = gains.shape[1] - 1
+    low = sectors[:, 0].clamp(0, last)
+    high = (sectors[:, 1] - round(180 / _SECTOR) + last).clamp(0, last)
+    return tilt_ranges[gains[:, low, high].argmax(dim=1)]
+
+
+def _log_power(volumes: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Return the log power of tapered volumes as rows, and the volumes' shape."""
     depth, height, width = volumes.shape[2:]
     shape = (depth, height, width)
     taper = _taper(shape, volumes.dtype, volumes.device)
     centred = volumes[:, 0] - volumes[:, 0].mean(dim=(1, 2, 3), keepdim=True)
     power = torch.fft.rfftn(centred * taper, dim=(1, 2, 3)).abs().square()
-    logs = power.flatten(1).clamp_min(torch.finfo(power.dtype).tiny).log()
-    fits = [_fit_tilt_range(logs, shape, frame) for frame in FRAMES]
-    gains, tilt_ranges = (torch.stack(parts) for parts in zip(*fits, strict=True))
-    frames = gains.argmax(dim=0) * (gains.amax(dim=0) > 0)
-    return frames, tilt_ranges[frames, torch.arange(len(volumes), device=frames.device)]
+    return power.flatten(1).clamp_min(torch.finfo(power.dtype).tiny).log(), shape
 
 
 def _fit_tilt_range(
@@ -238,6 +287,31 @@ def _fit_tilt_range(
         Degrees.
     """
     part = _partition(shape, frame, logs.dtype, logs.device)
+    gains, drops, n_all = _compare_means(logs, part)
+    enough = (gains > _SMALLEST_GAIN) & (gains > _SMALLEST_MEAN_GAIN * n_all)
+    gains = gains * (enough & (drops > _SMALLEST_DROP))
+
+    # Empty sectors leave several equally good borders, of which the mean is taken.
+    best = gains.amax(dim=(1, 2), keepdim=True)
+    tied = (gains == best).to(logs)
+    low = (tied.sum(dim=2) * part.lowest).sum(dim=1) / tied.sum(dim=(1, 2))
+    high = (tied.sum(dim=1) * part.highest).sum(dim=1) / tied.sum(dim=(1, 2))
+    found = torch.stack([low, high], dim=1)
+    complete = torch.stack([low.new_full(low.shape, tilt) for tilt in (-90, 90)], dim=1)
+    tilt_ranges = torch.where(best[:, 0] > 0, found, complete)
+    return best[:, 0, 0], tilt_ranges
+
+
+class _Means(NamedTuple):
+    """How well two means fit, for each pair of smallest and largest tilt."""
+
+    gains: Tensor  # (n, n_ends, n_ends), what they take off the sum of squares
+    drops: Tensor  # (n, n_ends, n_ends), the mean inside less the one outside
+    n_all: Tensor  # (n, 1, 1), coefficients
+
+
+def _compare_means(logs: Tensor, part: _Partition) -> _Means:
+    """Fit one mean of log power inside of each range of tilts, and one outside."""
     logs = logs[:, part.coefficients]
     levels = logs @ part.references
     loudest = levels.masked_fill(part.without_reference, -math.inf)
@@ -256,18 +330,7 @@ def _fit_tilt_range(
     n_out, sum_out = n_all - n_in, sum_all - sum_in
     drops = sum_in / n_in.clamp_min(1) - sum_out / n_out.clamp_min(1)
     gains = n_in * n_out / n_all.clamp_min(1) * drops.square()
-    enough = (gains > _SMALLEST_GAIN) & (gains > _SMALLEST_MEAN_GAIN * n_all)
-    gains = gains * (enough & (drops > _SMALLEST_DROP))
-
-    # Empty sectors leave several equally good borders, of which the mean is taken.
-    best = gains.amax(dim=(1, 2), keepdim=True)
-    tied = (gains == best).to(logs)
-    low = (tied.sum(dim=2) * part.lowest).sum(dim=1) / tied.sum(dim=(1, 2))
-    high = (tied.sum(dim=1) * part.highest).sum(dim=1) / tied.sum(dim=(1, 2))
-    found = torch.stack([low, high], dim=1)
-    complete = torch.stack([low.new_full(low.shape, tilt) for tilt in (-90, 90)], dim=1)
-    tilt_ranges = torch.where(best[:, 0] > 0, found, complete)
-    return best[:, 0, 0], tilt_ranges
+    return _Means(gains, drops, n_all)
 
 
 class _Partition(NamedTuple):

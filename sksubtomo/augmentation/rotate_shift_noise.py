@@ -7,6 +7,7 @@ from itertools import product
 from numbers import Real
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -23,11 +24,13 @@ from sksubtomo.augmentation.missing_wedge import (
     FRAMES,
     Frame,
     apply_masks,
+    choose_wedges,
     estimate_wedges,
     wedge_masks,
 )
 
 TiltAxis = Literal["x", "y"]
+TiltRange = tuple[float, float]
 
 # Which of z, y and x are reversed: two of them are a half turn about the third axis.
 _MIRRORS = list(product((False, True), repeat=3))
@@ -69,14 +72,15 @@ class RotateShiftNoise(BaseEstimator):
         Largest change of contrast: each view is multiplied by ``exp(u)``, u uniform
         between ``-contrast`` and `contrast`. Zero stays zero, so volumes should have a
         mean near zero, as normalised ones have.
-    wedge : (float, float), "estimate" or None, default="estimate"
+    wedge : (float, float), sequence of those, "estimate" or None, default="estimate"
         Smallest and largest tilt of the tilt series in degrees, within [-90, 90]: what
         they do not measure is taken out of rotated and shifted views. The noise passes
         the same wedge in all views, as that of a tomogram does, and then has the
-        deviation that was drawn. "estimate" reads the tilts, and which of the axes are
-        beam and tilt axis, from the Fourier power of each volume, for volumes from
-        different tilt series; those without a wedge get none. None leaves Fourier space
-        alone.
+        deviation that was drawn. Of several tilt series, give the tilts of each: every
+        volume gets those that fit its Fourier power best. "estimate"
+        knows nothing, and reads the tilts, and which of the axes are beam and tilt
+        axis, from each volume; those without a wedge get none. None leaves Fourier
+        space alone.
     tilt_axis : {"y", "x"}, default="y"
         The tilt axis in the volumes, where `wedge` is given; the beam then runs along
         z.
@@ -124,7 +128,9 @@ class RotateShiftNoise(BaseEstimator):
         noise: float = 0.3,
         p_rigid: float = 0.7,
         contrast: float = 0.0,
-        wedge: tuple[float, float] | Literal["estimate"] | None = "estimate",
+        wedge: TiltRange | Sequence[TiltRange] | Literal["estimate"] | None = (
+            "estimate"
+        ),
         tilt_axis: TiltAxis = "y",
         flips: Literal["half_turns", "mirrors"] | None = "mirrors",
     ) -> None:
@@ -156,10 +162,6 @@ class RotateShiftNoise(BaseEstimator):
             If a parameter is out of its range.
         """
         self._validate_params()
-        wedge = self.wedge
-        if wedge is not None and not (isinstance(wedge, str) and wedge == "estimate"):
-            _check_tilt_range(wedge)
-            wedge = (float(wedge[0]), float(wedge[1]))
         return RotateShiftNoiseSampler(
             seed,
             rotate=self.rotate,
@@ -167,7 +169,7 @@ class RotateShiftNoise(BaseEstimator):
             noise=self.noise,
             p_rigid=self.p_rigid,
             contrast=self.contrast,
-            wedge=wedge,
+            wedge=_check_wedge(self.wedge),
             tilt_axis=self.tilt_axis,
             flips=self.flips,
         )
@@ -184,8 +186,8 @@ class RotateShiftNoiseSampler(ViewSampler):
         As in `RotateShiftNoise`, and so are the others.
     max_translation, noise, p_rigid, contrast : float
         Ranges and probability.
-    wedge : (float, float), "estimate" or None
-        Tilts in degrees.
+    wedge : list of (float, float), "estimate" or None
+        Tilts in degrees, of each tilt series.
     tilt_axis : {"y", "x"}
         The tilt axis.
     flips : {"half_turns", "mirrors"} or None
@@ -201,7 +203,7 @@ class RotateShiftNoiseSampler(ViewSampler):
         noise: float,
         p_rigid: float,
         contrast: float,
-        wedge: tuple[float, float] | Literal["estimate"] | None,
+        wedge: list[TiltRange] | Literal["estimate"] | None,
         tilt_axis: TiltAxis,
         flips: Literal["half_turns", "mirrors"] | None,
     ) -> None:
@@ -269,10 +271,9 @@ class RotateShiftNoiseSampler(ViewSampler):
             return wedge_masks((depth, height, width), tilt_ranges, frame)
 
         if self.wedge != "estimate":
-            assert isinstance(self.wedge, tuple)
-            ends = [volumes.new_full((len(volumes),), end) for end in self.wedge]
             across = 2 if self.tilt_axis == "y" else 1
-            return masks_of(torch.stack(ends, dim=1), Frame(beam=0, across=across))
+            frame = Frame(beam=0, across=across)
+            return masks_of(self._known_ranges(volumes, frame), frame)
         frames, tilt_ranges = estimate_wedges(volumes)
         masks = volumes.new_ones(len(volumes), depth, height, width)
         for number, frame in enumerate(FRAMES):
@@ -281,6 +282,16 @@ class RotateShiftNoiseSampler(ViewSampler):
             if volumes.device.type != "cpu" or lies_so.any():
                 masks = torch.where(lies_so, masks_of(tilt_ranges, frame), masks)
         return masks
+
+    def _known_ranges(self, volumes: Tensor, frame: Frame) -> Tensor:
+        """Return the tilts of each volume, of those that were given."""
+        assert isinstance(self.wedge, list)
+        # Filled where the volumes are: copying a tensor would stall an accelerator.
+        ends = [volumes.new_full((), end) for tilts in self.wedge for end in tilts]
+        known = torch.stack(ends).reshape(-1, 2)
+        if len(known) == 1:
+            return known.expand(len(volumes), 2)
+        return choose_wedges(volumes, known, frame)
 
     def draw(self, n: int, depth: int, height: int, width: int) -> Tensor:
         """Draw the transforms of one call.
@@ -328,16 +339,28 @@ def _put_in(part: Tensor, rows: slice, n: int) -> Tensor:
     return whole
 
 
-def _check_tilt_range(wedge: Any) -> None:
-    """Refuse what is no range of tilts."""
-    if not (
-        isinstance(wedge, Sequence)
-        and len(wedge) == 2
-        and all(isinstance(tilt, Real) for tilt in wedge)
-        and -90 <= wedge[0] < wedge[1] <= 90
+def _check_wedge(wedge: Any) -> list[TiltRange] | Literal["estimate"] | None:
+    """Return the tilts of each tilt series, and refuse what is no range of tilts."""
+    if wedge is None:
+        return None
+    if isinstance(wedge, str) and wedge == "estimate":
+        return "estimate"
+    try:
+        ranges = np.asarray(wedge, dtype=np.float64)
+    except (TypeError, ValueError):
+        ranges = np.empty(0)
+    if ranges.shape == (2,):
+        ranges = ranges[np.newaxis]
+    if (
+        ranges.ndim != 2
+        or ranges.shape[1] != 2
+        or len(ranges) == 0
+        or not np.all(np.abs(ranges) <= 90)
+        or not np.all(ranges[:, 0] < ranges[:, 1])
     ):
         raise ValueError(
-            "The 'wedge' parameter of RotateShiftNoise must be 'estimate', None or two "
-            f"tilts in degrees with -90 <= smallest < largest <= 90. Got {wedge!r} "
-            "instead."
+            "The 'wedge' parameter of RotateShiftNoise must be 'estimate', None, or "
+            "two tilts in degrees with -90 <= smallest < largest <= 90 or a sequence "
+            f"of such pairs. Got {wedge!r} instead."
         )
+    return [(float(low), float(high)) for low, high in ranges]

@@ -246,6 +246,20 @@ def in_all_frames():
     ), numbers
 
 
+def test_of_known_wedges_each_volume_has_its_own():
+    noise = torch.randn(6, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    known = [(-70, 70), (-45, 60), (-50, 50)]
+    tilt_ranges = torch.tensor(known, dtype=torch.float32).repeat(2, 1)
+    volumes = apply_masks(noise, wedge_masks((12, 12, 12), tilt_ranges))
+    views = without(p_rigid=1, wedge=known).build(0)(volumes)
+    for row, tilt_range in enumerate(tilt_ranges.tolist()):
+        alone = without(p_rigid=1, wedge=tilt_range).build(0)(volumes)
+        assert torch.equal(views[row], alone[row])
+    as_array = without(p_rigid=1, wedge=np.array(known)).build(0)(volumes)
+    assert torch.equal(as_array, views)
+    assert torch.equal(without(p_rigid=1, wedge=known).build(0)(volumes[:0]), views[:0])
+
+
 def test_moved_views_have_the_wedge_of_their_volumes_frame():
     volumes, numbers = in_all_frames()
     views = without(p_rigid=1, wedge="estimate").build(0)(volumes)

@@ -463,7 +463,7 @@ class LogFits(Callback):
             file.write("fit\n")
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_results_do_not_depend_on_the_backend(tmp_path, backend):
     X, y = make_data()
     pretrainer = ContrastivePretrainer(
