@@ -25,7 +25,7 @@ Simulated volumes, checkpoints and pretrained encoders stay in ``--folder``. Opt
 that cut a scale down (``--n-per-class`` and so on) need another ``--output``, and the
 results are called so. Several processes of the script, with columns or repeats of their
 own, may share ``--folder`` and ``--output`` on one machine. ``--estimate`` only
-measures how long it would take.
+measures how long it would take. ``--output`` with another folder measures all anew.
 """
 
 from __future__ import annotations

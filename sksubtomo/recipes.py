@@ -183,8 +183,8 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     It supposes that the class of a particle does not depend on its orientation, and
     that the particle lies near the centre. Change it where that is not so:
 
-    - Particles larger than two thirds of the volume are cut by the mask:
-      ``pretrainer__mask=None``.
+    - Particles larger than two thirds of the volume, or far off its centre, are cut by
+      the mask: compare with ``pretrainer__mask=None``.
     - Volumes that were aligned, or membrane proteins whose orientation tells them
       apart, need views that keep it: an `augmentation` of
       ``RotateShiftNoise(rotate=False, flips=None)``, ``test_views=1``.

@@ -113,8 +113,10 @@ class LabelFractionCurve:
             curve was made with.
         test : {"paired", "corrected"}, default="paired"
             `paired_t_test`, or `corrected_t_test` with the ratio `test_over_train_`.
-            The first takes runs for independent; those of one split share all their
-            volumes, and the second allows for it.
+            The first takes runs for independent; the second allows for the rows that
+            training parts share. Its ratio counts all rows of a training part, also
+            those whose labels are hidden, and is that of different splits: where the
+            repeats have one split, and share all rows, it still is too optimistic.
 
         Returns
         -------
