@@ -168,6 +168,8 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     **parameters
         Other parameters of the classifier, such as `random_state`, `memory`,
         `unlabeled` or `max_epochs`; with ``pretrainer__`` in front, of the pretrainer.
+        With ``pretrainer=None`` the same network learns from random weights, on the
+        same views and with the same mask, and the encoder at the head's rate.
 
     Returns
     -------
@@ -223,4 +225,7 @@ def recommended(**parameters: Any) -> RB3DClassifier:
         weight_decay=1e-4,
         test_views=4,
     )
+    if parameters.get("pretrainer", pretrainer) is None:
+        # The pretrainer had the mask, and weights to be kept.
+        classifier.set_params(mask="sphere", encoder_lr=None)
     return classifier.set_params(**parameters)

@@ -112,6 +112,19 @@ def test_recommended_is_what_was_measured():
     assert found == (3, 4, 5)
 
 
+def test_recommended_without_pretraining_is_the_same_network():
+    classifier = recommended(pretrainer=None, max_epochs=1)
+    parameters = classifier.get_params()
+    whole = recommended().get_params()
+    assert parameters["encoder_lr"] is None
+    assert parameters["mask"] == whole["pretrainer__mask"] == "sphere"
+    for name in ("augmentation__wedge", "augmentation__flips", "test_views", "lr"):
+        assert parameters[name] == whole[name]
+    expected = recommended().pretrainer.encoder
+    assert repr(classifier._resolve_encoder()[0]) == repr(expected)
+    assert recommended(pretrainer=None, mask=None).mask is None
+
+
 def test_recommended_learns_from_few_labels():
     generator = np.random.default_rng(0)
     X = generator.normal(scale=0.3, size=(60, 8, 8, 8)).astype(np.float32)
