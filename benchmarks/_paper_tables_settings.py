@@ -340,6 +340,7 @@ ABLATIONS = {
 # What was tried beside it, on the development data only.
 CANDIDATES = {
     "recommended_with_resnet3d": other_encoder_row(lambda: networks.ResNet3D()),
+    "recommended_with_bn_cnn": other_encoder_row(lambda: networks.BatchNormCNN()),
     "recommended_with_byol": recommended_row(pretrainer__method=contrastive.BYOL()),
     "recommended_with_vicreg": recommended_row(pretrainer__method=contrastive.VICReg()),
     "recommended_with_moco": recommended_row(
