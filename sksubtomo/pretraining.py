@@ -93,7 +93,7 @@ class ContrastivePretrainer(
         from 0.65 to 1 times the radius, so particles should not be larger than two
         thirds of the box.
     max_epochs : int or "auto", default="auto"
-        Passes over the data. "auto" is 50, and with few volumes as many as make 2,000
+        Passes over the data. "auto" is 100, and with few volumes as many as make 2,000
         steps.
     batch_size : int, default=64
         Volumes in a step.
@@ -291,7 +291,7 @@ class ContrastivePretrainer(
         augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
         max_epochs = self.max_epochs
         if max_epochs == "auto":
-            max_epochs = enough_epochs(len(volumes), self.batch_size)
+            max_epochs = enough_epochs(len(volumes), self.batch_size, pretraining=True)
         processes = join_processes(device)
         seed = agree(draw_seed(self.random_state))
         # Without a random_state every fit is another, and goes on all the same.

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback, EarlyStopping, ParamMapper
 
 from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo._training import fitting
 from sksubtomo.augmentation import CropAffine, RotateShiftNoise
 from sksubtomo.contrastive import MoCo, SimCLR, SwAV
 from sksubtomo.networks import RB3D
@@ -40,6 +41,15 @@ def _assert_same_weights(one, other):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_auto_epochs_are_more_than_those_of_fine_tuning(X, monkeypatch):
+    monkeypatch.setattr(fitting, "_ENOUGH_EPOCHS", 1)
+    monkeypatch.setattr(fitting, "_ENOUGH_PRETRAINING_EPOCHS", 2)
+    monkeypatch.setattr(fitting, "_ENOUGH_STEPS", 3)
+    pretrainer = ContrastivePretrainer(batch_size=12)
+    assert pretrainer.fit(X).n_iter_ == 3
+    assert pretrainer.set_params(batch_size=4).fit(X).n_iter_ == 2
+
+
 @pytest.mark.parametrize(
     "method", ["simclr", "moco", "swav", "byol", "vicreg", MoCo(queue_size=7)]
 )

@@ -9,7 +9,9 @@ from typing import Any
 
 # What max_epochs="auto" stands for; the numbers are those of `enough_epochs`, whose
 # import would bring torch into every `--help`.
-AUTO_EPOCHS = "50, or with few volumes as many as make 2,000 steps"
+_OR_STEPS = "or with few volumes as many as make 2,000 steps"
+AUTO_EPOCHS = f"50, {_OR_STEPS}"
+AUTO_PRETRAINING_EPOCHS = f"100, {_OR_STEPS}"
 
 
 def add_input(command: argparse.ArgumentParser) -> None:
@@ -90,7 +92,7 @@ def add_training(command: argparse.ArgumentParser) -> Any:
         "--epochs",
         type=int,
         metavar="N",
-        help=f"epochs of pretraining (default: {AUTO_EPOCHS})",
+        help=f"epochs of pretraining (default: {AUTO_PRETRAINING_EPOCHS})",
     )
     group.add_argument(
         "--seed",

@@ -41,6 +41,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 # A pass over a few labelled volumes is a few steps, in which nothing is learned. With
 # random views a volume is a new one in every pass, and many passes do no harm.
 _ENOUGH_EPOCHS = 50
+_ENOUGH_PRETRAINING_EPOCHS = 100
 _ENOUGH_STEPS = 2000
 
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
@@ -134,7 +135,7 @@ class TrainingOptions:
         return [LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor)]
 
 
-def enough_epochs(n_volumes: int, batch_size: int) -> int:
+def enough_epochs(n_volumes: int, batch_size: int, *, pretraining: bool = False) -> int:
     """Return how long to train on few volumes or on many.
 
     Parameters
@@ -143,19 +144,24 @@ def enough_epochs(n_volumes: int, batch_size: int) -> int:
         Volumes in an epoch.
     batch_size : int
         Volumes in a step.
+    pretraining : bool, default=False
+        Whether without labels, which takes longer.
 
     Returns
     -------
     int
-        50 epochs, or as many as make 2,000 steps.
+        50 epochs, 100 of a pretraining, or as many as make 2,000 steps.
 
     Examples
     --------
     >>> enough_epochs(50, batch_size=16), enough_epochs(5000, batch_size=16)
     (500, 50)
+    >>> enough_epochs(5000, batch_size=64, pretraining=True)
+    100
     """
     n_steps = len(batch_borders(n_volumes, batch_size)) - 1
-    return max(_ENOUGH_EPOCHS, -(-_ENOUGH_STEPS // n_steps))
+    least = _ENOUGH_PRETRAINING_EPOCHS if pretraining else _ENOUGH_EPOCHS
+    return max(least, -(-_ENOUGH_STEPS // n_steps))
 
 
 def warm_up_factor(epoch: int, n_epochs: int) -> float:

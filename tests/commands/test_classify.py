@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from sksubtomo import RB3DClassifier, workflows
-from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
+from sksubtomo._training.fitting import (
+    _ENOUGH_EPOCHS,
+    _ENOUGH_PRETRAINING_EPOCHS,
+    _ENOUGH_STEPS,
+)
 from sksubtomo.cli import main
 from sksubtomo.io import read_particles, write_particles, write_volume_stack
 from sksubtomo.workflows import (
@@ -140,9 +144,12 @@ def test_help_names_the_defaults(capsys):
         classify("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert default_classifier().max_epochs == "auto"
-    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
-    for training in ("pretraining", "fine-tuning on the labelled ones"):
-        assert f"epochs of {training} (default: {auto} steps)" in text
+    few = f"or with few volumes as many as make {_ENOUGH_STEPS:,} steps"
+    for training, least in (
+        ("pretraining", _ENOUGH_PRETRAINING_EPOCHS),
+        ("fine-tuning on the labelled ones", _ENOUGH_EPOCHS),
+    ):
+        assert f"epochs of {training} (default: {least}, {few})" in text
 
 
 @pytest.mark.parametrize(

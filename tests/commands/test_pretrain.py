@@ -5,7 +5,7 @@ import pytest
 
 from sksubtomo import ContrastivePretrainer, workflows
 from sksubtomo._training import distribution
-from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
+from sksubtomo._training.fitting import _ENOUGH_PRETRAINING_EPOCHS, _ENOUGH_STEPS
 from sksubtomo.cli import main
 from sksubtomo.io import write_volume_stack
 from sksubtomo.workflows import default_pretrainer
@@ -113,8 +113,9 @@ def test_help_names_the_defaults(capsys):
         pretrain("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert default_pretrainer().max_epochs == "auto"
-    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
-    assert f"epochs of pretraining (default: {auto} steps)" in text
+    few = f"or with few volumes as many as make {_ENOUGH_STEPS:,} steps"
+    least = _ENOUGH_PRETRAINING_EPOCHS
+    assert f"epochs of pretraining (default: {least}, {few})" in text
 
 
 @pytest.mark.parametrize(

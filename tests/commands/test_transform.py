@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sksubtomo import RB3DClassifier
-from sksubtomo._training.fitting import _ENOUGH_EPOCHS, _ENOUGH_STEPS
+from sksubtomo._training.fitting import _ENOUGH_PRETRAINING_EPOCHS, _ENOUGH_STEPS
 from sksubtomo.cli import main
 from sksubtomo.io import write_volume_stack
 from sksubtomo.workflows import default_pretrainer
@@ -54,8 +54,9 @@ def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit):
         transform("--help")
     text = " ".join(capsys.readouterr().out.split())
-    auto = f"{_ENOUGH_EPOCHS}, or with few volumes as many as make {_ENOUGH_STEPS:,}"
-    assert f"epochs of pretraining (default: {auto} steps)" in text
+    few = f"or with few volumes as many as make {_ENOUGH_STEPS:,} steps"
+    least = _ENOUGH_PRETRAINING_EPOCHS
+    assert f"epochs of pretraining (default: {least}, {few})" in text
 
 
 @pytest.mark.parametrize(
