@@ -544,14 +544,17 @@ def figure_name(table: Table) -> str:
 
 
 def variants(table: Table) -> list[str]:
-    """Return the rows that the recommended one is compared with."""
-    return [name for name in (*ABLATIONS, *CANDIDATES) if name in table.methods]
+    """Return the rows that are the recommended one with something changed."""
+    return [
+        name
+        for name in (*ABLATIONS, *CANDIDATES)
+        if name in table.methods and name.startswith("recommended_")
+    ]
 
 
 def is_variants_only(table: Table) -> bool:
-    """Tell whether the recipe and its variants are all there is."""
-    found = variants(table)
-    return bool(found) and set(table.methods) <= {"recommended", *found}
+    """Tell whether the table compares the recipe with its variants, not the paper's."""
+    return bool(variants(table)) and not PAPER_ROWS.keys() & set(table.methods)
 
 
 def draw(table: Table, path: Path) -> None:

@@ -158,7 +158,8 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     is cut out of each. Fine-tuning on the same kind of views, with a third of the
     learning rate for the encoder. Probabilities are averaged over the four orientations
     that leave the missing wedge of a symmetric tilt range where it is. Both trainings
-    run for at least 2,000 steps, however few the volumes.
+    run for at least 2,000 steps, however few the volumes, and the pretraining for at
+    least 100 epochs.
 
     Each of these was measured on its own: :ref:`paper_tables` has the accuracy beside
     that of the paper's networks and recipes, and what it loses without each part.

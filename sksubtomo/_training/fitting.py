@@ -39,7 +39,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 }
 
 # A pass over a few labelled volumes is a few steps, in which nothing is learned. With
-# random views a volume is a new one in every pass, and many passes do no harm.
+# random views a volume is a new one in every pass, and many passes do no harm; a
+# pretraining gains by them for longer.
 _ENOUGH_EPOCHS = 50
 _ENOUGH_PRETRAINING_EPOCHS = 100
 _ENOUGH_STEPS = 2000
