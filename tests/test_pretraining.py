@@ -40,7 +40,6 @@ def _assert_same_weights(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_auto_epochs_are_more_than_those_of_fine_tuning(X, monkeypatch):
     monkeypatch.setattr(fitting, "_ENOUGH_EPOCHS", 1)
     monkeypatch.setattr(fitting, "_ENOUGH_PRETRAINING_EPOCHS", 2)
@@ -50,6 +49,7 @@ def test_auto_epochs_are_more_than_those_of_fine_tuning(X, monkeypatch):
     assert pretrainer.set_params(batch_size=4).fit(X).n_iter_ == 2
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "method", ["simclr", "moco", "swav", "byol", "vicreg", MoCo(queue_size=7)]
 )

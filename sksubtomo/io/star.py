@@ -24,13 +24,14 @@ _BLANK = " \t\r\n"
 # one.
 _TOKEN = re.compile(
     r"""\#[^\n]*+
-    |'(?:[^'\n]|'(?![ \t\r\n]|\Z))*+'
-    |"(?:[^"\n]|"(?![ \t\r\n]|\Z))*+"
+    |'[^'\n]*(?:'(?![ \t\r\n]|\Z)[^'\n]*)*'(?=[ \t\r\n]|\Z)
+    |"[^"\n]*(?:"(?![ \t\r\n]|\Z)[^"\n]*)*"(?=[ \t\r\n]|\Z)
     |[^ \t\r\n]++""",
     re.VERBOSE,
 )
-# Lines of text between two that begin with ";".
-_FIELD = re.compile(r";[^\n]*+(?:\n(?!;)[^\n]*+)*+\n;(?=[ \t\r\n]|\Z)")
+# Lines of text between two that begin with ";". Possessive groups would say no more, and
+# go wrong before Python 3.11.5.
+_FIELD = re.compile(r";[^\n]*+(?:\n(?!;)[^\n]*+)*\n;(?=[ \t\r\n]|\Z)")
 _BARE = re.compile(r"[^ \t\r\n]+")
 _GAP = re.compile(r"([ \t\r\n]+)")
 _RESERVED = re.compile(r"(?i:data_|loop_|save_|global_|stop_)|_(?=[^ \t\r\n])")
