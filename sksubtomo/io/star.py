@@ -29,8 +29,8 @@ _TOKEN = re.compile(
     |[^ \t\r\n]++""",
     re.VERBOSE,
 )
-# Lines of text between two that begin with ";". Possessive groups would say no more, and
-# go wrong before Python 3.11.5.
+# Lines of text between two that begin with ";". Possessive groups would match the same,
+# but go wrong before Python 3.11.5.
 _FIELD = re.compile(r";[^\n]*+(?:\n(?!;)[^\n]*+)*\n;(?=[ \t\r\n]|\Z)")
 _BARE = re.compile(r"[^ \t\r\n]+")
 _GAP = re.compile(r"([ \t\r\n]+)")
