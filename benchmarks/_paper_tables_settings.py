@@ -268,7 +268,7 @@ def scratch_row(
     )
 
 
-def recommended_row(*, at_all_labels: bool = False, **changes: Any) -> Row:
+def recommended_row(**changes: Any) -> Row:
     """Return the recommended recipe, or one with a component changed.
 
     A change of the views is one of pretraining and of fine-tuning.
@@ -280,7 +280,7 @@ def recommended_row(*, at_all_labels: bool = False, **changes: Any) -> Row:
     return Row(
         lambda protocol, fraction: recipes.recommended().set_params(**changes),
         own_epochs=True,
-        labels=None if at_all_labels else _FEW,
+        labels=_FEW if changes else None,
     )
 
 
@@ -308,19 +308,13 @@ PAPER_ROWS = {
 
 _FEW = ("5", "25%")
 
-# The pretrainer has the encoder and the mask, and a random encoder learns at the head's
-# rate.
-WITHOUT_PRETRAINING: dict[str, Any] = {
-    "pretrainer": None,
-    "encoder": networks.RB3D(norm="group"),
-    "mask": "sphere",
-    "encoder_lr": None,
-}
-
 # One component at a time.
 ABLATIONS = {
-    "recommended_without_pretraining": recommended_row(
-        at_all_labels=True, **WITHOUT_PRETRAINING
+    "recommended_without_pretraining": Row(
+        lambda protocol, fraction: recipes.recommended(
+            pretrainer=None, encoder=networks.RB3D(norm="group")
+        ),
+        own_epochs=True,
     ),
     "recommended_without_norm": recommended_row(pretrainer__encoder__norm=None),
     "recommended_without_rotations": recommended_row(views__rotate=False),
@@ -380,7 +374,7 @@ CANDIDATES = {
     "bn_cnn_with_views": Row(
         lambda protocol, fraction: SubtomogramClassifier(
             **recipes.recommended(
-                **{**WITHOUT_PRETRAINING, "encoder": networks.BatchNormCNN()}
+                pretrainer=None, encoder=networks.BatchNormCNN()
             ).get_params(deep=False)
         ),
         own_epochs=True,
@@ -416,7 +410,7 @@ ROWS: dict[str, Row] = {
         steps=1000,
     ),
     "bn_cnn": scratch_row(lambda: networks.BatchNormCNN()),
-    "recommended": recommended_row(at_all_labels=True),
+    "recommended": recommended_row(),
     **ABLATIONS,
     **CANDIDATES,
 }
