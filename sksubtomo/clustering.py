@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sksubtomo._files import write_text
 from sksubtomo._random import as_generator
+from sksubtomo._training.runtime import draw_seed
 from sksubtomo.inspection._arrays import (
     check_labels,
     check_volumes,
@@ -251,7 +252,7 @@ def propose_clusters(
     if n > max_samples:
         drawn = np.sort(generator.choice(n, max_samples, replace=False))
     points = _reduce(features, drawn, n_components)
-    seed = int(generator.randint(2**31 - 1))
+    seed = draw_seed(generator)
     if method == "mixture":
         _refuse(method, "min_cluster_size", min_cluster_size)
         candidates = _check_candidates(n_clusters, len(drawn), points.shape[1])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from sklearn.utils import check_random_state
+
+from sksubtomo._random import as_generator
 
 Device = torch.device
 """Beside strings, what a ``device`` parameter may be."""
@@ -117,9 +118,7 @@ def draw_seed(random_state: Any) -> int:
     int
         A seed in [0, 2^31 - 1).
     """
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**31 - 1))
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    return int(as_generator(random_state).randint(2**31 - 1))
 
 
 def spawn_seeds(seed: int, n: int) -> list[int]:
