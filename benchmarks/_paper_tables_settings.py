@@ -181,7 +181,7 @@ SCALES = {
 }
 
 # Of the paper's rows, the Che networks and the batch-normalised one. Written out, for
-# the defaults of the estimators are not the baseline's.
+# the defaults of the estimators are not the baseline's. The scale has its own epochs.
 FINE_TUNING: dict[str, Any] = {
     "standardize_features": True,
     "normalize": "dataset",
@@ -196,6 +196,7 @@ FINE_TUNING: dict[str, Any] = {
     "average_weights": None,
     "test_views": 1,
     "batch_size": 16,
+    "max_epochs": 50,
 }
 
 
@@ -383,6 +384,9 @@ CANDIDATES = {
     "defaults": Row(
         lambda protocol, fraction: RB3DClassifier(ContrastivePretrainer()),
         own_epochs=True,
+    ),
+    "defaults_without_pretraining": Row(
+        lambda protocol, fraction: RB3DClassifier(), own_epochs=True
     ),
     # Baselines at a lower rate.
     "rb3d_che2018_with_lr_1e-4": scratch_row(

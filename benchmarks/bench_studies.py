@@ -247,6 +247,7 @@ def run(
     classifier = RB3DClassifier(
         pretrainer,
         memory=str(folder / "cache") if memory else None,
+        augmentation=None,
         max_epochs=options.epochs,
         callbacks=[Log(folder / "fine-tunings")],
         random_state=0,

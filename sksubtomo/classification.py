@@ -100,9 +100,14 @@ class SubtomogramClassifier(
         As for the pretrainer; ignored if there is one.
     mask : {"sphere"} or None, default=None
         As for the pretrainer; ignored if there is one.
-    augmentation : {"crop_affine", "rotate_shift_noise", ...} or object, default=None
-        Applied to training batches; None for no augmentation.
-    max_epochs : int or "auto", default=50
+    augmentation : {"auto", "crop_affine", "rotate_shift_noise", ...} or object, \
+            default="auto"
+        Applied to training batches; None for no augmentation. "auto" is the
+        pretrainer's, and "rotate_shift_noise" without one: volumes are then supposed
+        to be of the same class however they lie. It is none where the encoder is
+        frozen, and none for rows that are not volumes: those with a side of one voxel,
+        as a table's rows have.
+    max_epochs : int or "auto", default="auto"
         Passes over the labelled volumes. "auto" is 50, and with few volumes as many as
         make 2,000 steps: with an `augmentation`, which shows each volume anew in every
         pass, many passes over few volumes teach more than few.
@@ -224,7 +229,11 @@ class SubtomogramClassifier(
         "volume_shape": ["array-like", None],
         "normalize": [StrOptions({"dataset", "volume"}), None],
         "mask": [StrOptions({"sphere"}), None],
-        "augmentation": [StrOptions(set(AUGMENTATIONS)), HasMethods("build"), None],
+        "augmentation": [
+            StrOptions({"auto", *AUGMENTATIONS}),
+            HasMethods("build"),
+            None,
+        ],
         "max_epochs": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
@@ -263,8 +272,8 @@ class SubtomogramClassifier(
         volume_shape=None,
         normalize="dataset",
         mask=None,
-        augmentation=None,
-        max_epochs=50,
+        augmentation="auto",
+        max_epochs="auto",
         batch_size=16,
         optimizer="adam",
         lr=1e-3,
@@ -383,10 +392,7 @@ class SubtomogramClassifier(
         resolve_device(self.device)
         if self.self_training is not None:
             self.self_training._validate_params()
-        augmentation = None
-        if self.augmentation is not None:
-            augmentation = resolve(self.augmentation, AUGMENTATIONS, "augmentation")
-            augmentation.build(0)
+        augmentation = self._resolve_augmentation(source)
         class_weights = None
         if self.class_weight is not None:
             class_weights = compute_class_weight(
@@ -442,6 +448,21 @@ class SubtomogramClassifier(
             )
         self.n_iter_ = len(self.history_)
         return self
+
+    def _resolve_augmentation(self, source):
+        """Return the augmentation object or None; `source` is that of the encoder."""
+        augmentation, name = self.augmentation, "augmentation"
+        if isinstance(augmentation, str) and augmentation == "auto":
+            if self.freeze_encoder or min(self.volume_shape_) == 1:
+                return None
+            augmentation = "rotate_shift_noise"
+            if source is not None:
+                augmentation, name = source.augmentation, "pretrainer__augmentation"
+        if augmentation is None:
+            return None
+        augmentation = resolve(augmentation, AUGMENTATIONS, name)
+        augmentation.build(0)
+        return augmentation
 
     def _n_epochs(self, n_volumes):
         if self.max_epochs == "auto":

@@ -35,6 +35,7 @@ from sksubtomo import (
 )
 from sksubtomo._training import fitting
 from sksubtomo._training.inference import class_probabilities
+from sksubtomo.augmentation import CropAffine, RotateShiftNoise
 from sksubtomo.augmentation.functional import oriented_views
 from sksubtomo.networks import CB3D, DSRF3D, RB3D
 
@@ -399,6 +400,60 @@ def test_augmentation_is_for_training_only(data):
     np.testing.assert_array_equal(
         classifier.predict_proba(X), classifier.predict_proba(X)
     )
+
+
+def _fitted_views(monkeypatch, classifier, X, y):
+    """Return the augmentation that a fit hands to the fine-tuning."""
+    seen = []
+
+    def fine_tune(*args, augmentation, **kwargs):
+        seen.append(augmentation)
+        return fitting.fine_tune(*args, augmentation=augmentation, **kwargs)
+
+    monkeypatch.setattr(classification, "fine_tune", fine_tune)
+    clone(classifier).set_params(max_epochs=1).fit(X, y)
+    return seen[0]
+
+
+def test_views_by_default(data, monkeypatch):
+    X, y = data
+    own = RotateShiftNoise(rotate=False, flips=None)
+    pretrainer = ContrastivePretrainer(augmentation=own, max_epochs=1)
+    frozen = FrozenEstimator(pretrainer.fit(X))
+    # repr has the parameters, in which the objects may differ.
+    views = {
+        name: repr(_fitted_views(monkeypatch, classifier, rows, y))
+        for name, (classifier, rows) in {
+            "volumes": (RB3DClassifier(), X),
+            "flat": (RB3DClassifier(), X.reshape(len(X), -1)),
+            "shape": (RB3DClassifier(volume_shape=(4, 8, 16)), X.reshape(len(X), -1)),
+            "nested": (RB3DClassifier(clone(pretrainer)), X),
+            "frozen": (RB3DClassifier(frozen), X),
+            "probe": (RB3DClassifier(frozen, freeze_encoder=True), X),
+            "off": (RB3DClassifier(frozen, augmentation=None), X),
+            "given": (RB3DClassifier(frozen, augmentation="crop_affine"), X),
+            "table": (RB3DClassifier(), X.reshape(len(X), -1)[:, :20]),
+            "slab": (RB3DClassifier(), X[:, :1]),
+        }.items()
+    }
+    assert views == {
+        "volumes": repr(RotateShiftNoise()),
+        "flat": repr(RotateShiftNoise()),
+        "shape": repr(RotateShiftNoise()),
+        "nested": repr(own),
+        "frozen": repr(own),
+        "probe": "None",
+        "off": "None",
+        "given": repr(CropAffine()),
+        "table": "None",
+        "slab": "None",
+    }
+
+
+def test_a_pretrainers_bad_views_are_its_own(data):
+    classifier = RB3DClassifier(ContrastivePretrainer(augmentation=RB3D))
+    with pytest.raises(TypeError, match="pretrainer__augmentation is the class RB3D"):
+        classifier.fit(*data)
 
 
 def test_one_seed_one_result(data):

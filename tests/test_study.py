@@ -235,7 +235,7 @@ def test_methods_differ_in_their_start_only(tmp_path):
     }
     for name in ("random", *settings.methods):
         changed = {key for key in shown[name] if shown[name][key] != defaults[key]}
-        assert changed == {"device"}
+        assert changed == {"device", "augmentation", "max_epochs"}
 
 
 def test_recipes_are_as_they_are_but_for_the_epochs():

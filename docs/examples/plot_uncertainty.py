@@ -44,7 +44,7 @@ for name in names[:3]:
 # orientations of each volume.
 from sksubtomo import RB3DClassifier
 
-classifier = RB3DClassifier(max_epochs=25, test_views=4, random_state=0)
+classifier = RB3DClassifier(max_epochs=45, test_views=4, random_state=0)
 classifier.fit(X[train], y[train])
 classifier.score(X[test], y[test])
 

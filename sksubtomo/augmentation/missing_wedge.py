@@ -245,9 +245,10 @@ def choose_wedges(
     if len(volumes) == 0:
         return volumes.new_zeros(0, 2)
     logs, shape = _log_power(volumes)
-    gains = _compare_means(
+    gains, drops, _ = _compare_means(
         logs, _partition(shape, frame, logs.dtype, logs.device)
-    ).gains
+    )
+    gains = gains * drops.sign()  # more power outside than inside is no wedge
     sectors = torch.round((tilt_ranges + 90) / _SECTOR).long()
     last = gains.shape[1] - 1
     low = sectors[:, 0].clamp(0, last)

@@ -39,7 +39,9 @@ def plan_classifiers(settings: StudySettings) -> dict[str, SubtomogramClassifier
     own: dict[str, Any] = {"device": settings.device}
     if settings.fine_tune_epochs is not None:
         own["max_epochs"] = settings.fine_tune_epochs
-    classifiers = {BASELINE: SubtomogramClassifier(encoder=settings.encoder, **own)}
+    # As the paper fine-tunes: views would hide most of what the start is worth.
+    plain = {"augmentation": None, "max_epochs": 50} | own
+    classifiers = {BASELINE: SubtomogramClassifier(encoder=settings.encoder, **plain)}
     for name, method in settings.methods.items():
         pretrainer = ContrastivePretrainer(
             method=method,
@@ -51,7 +53,7 @@ def plan_classifiers(settings: StudySettings) -> dict[str, SubtomogramClassifier
             weight_decay=settings.weight_decay,
             device=settings.device,
         )
-        classifiers[name] = SubtomogramClassifier(pretrainer, **own)
+        classifiers[name] = SubtomogramClassifier(pretrainer, **plain)
     for name in settings.recipes:
         classifiers[name] = getattr(recipes, name)(
             pretrainer__max_epochs=settings.epochs,

@@ -73,9 +73,10 @@ class StudySettings:
     weight_decay : float, default=1e-4
         Of pretraining.
     fine_tune_epochs : int, default=None
-        Of fine-tuning, in every row. None means what each row's classifier has: 50
-        epochs, and in that of `recommended` at least 2,000 steps. Everything else of
-        fine-tuning is the classifier's or recipe's default.
+        Of fine-tuning, in every row. None means 50 epochs, and in the row of
+        `recommended` at least 2,000 steps. But for the recipes', the rows are
+        fine-tuned without views; everything else is the classifier's or recipe's
+        default.
     device : str, default="cpu"
         Where to compute. On small volumes an accelerator gains little, and the CPU
         gives the same numbers on most machines.

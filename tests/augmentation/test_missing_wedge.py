@@ -6,6 +6,7 @@ from sksubtomo.augmentation.missing_wedge import (
     FRAMES,
     Frame,
     apply_masks,
+    choose_wedges,
     estimate_wedges,
     wedge_masks,
 )
@@ -209,3 +210,12 @@ def test_volumes_too_small_to_tell_get_no_wedge(shape):
 def test_constant_volumes_get_no_wedge():
     estimates = estimate(torch.full((2, 1, 16, 16, 16), 3.0))
     assert torch.equal(estimates, torch.tensor([[-90.0, 90.0]] * 2))
+
+
+def test_more_power_outside_than_inside_is_no_wedge():
+    noise = randn(4, 1, 12, 12, 12)
+    known = torch.tensor([[-60.0, 60.0], [-90.0, 90.0]])
+    inside = apply_masks(noise, wedge_masks((12, 12, 12), known[:1].expand(4, 2)))
+    louder_outside = noise + 2 * (noise - inside)
+    assert torch.equal(choose_wedges(inside, known), known[:1].expand(4, 2))
+    assert torch.equal(choose_wedges(louder_outside, known), known[1:].expand(4, 2))
