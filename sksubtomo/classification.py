@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from functools import partial
+from inspect import cleandoc
 from numbers import Integral, Real
 from os import PathLike
 
@@ -670,12 +671,11 @@ def _parameters_of(base):
 
     def decorate(cls):
         if cls.__doc__ and base.__doc__:
-            start = base.__doc__.index("    Parameters\n")
-            stop = base.__doc__.index("    See Also\n")
-            place = cls.__doc__.index("    See Also\n")
-            cls.__doc__ = (
-                cls.__doc__[:place] + base.__doc__[start:stop] + cls.__doc__[place:]
-            )
+            # Python 3.13 takes the indentation away, and others do not.
+            own, given = cleandoc(cls.__doc__), cleandoc(base.__doc__)
+            start, stop = given.index("Parameters\n---"), given.index("See Also\n---")
+            place = own.index("See Also\n---")
+            cls.__doc__ = own[:place] + given[start:stop] + own[place:]
         return cls
 
     return decorate

@@ -607,7 +607,7 @@ def test_unlabelled_strings(data):
 
 def test_docstring_has_the_parameters_of_the_base():
     for name in SubtomogramClassifier().get_params():
-        assert f"\n    {name} : " in RB3DClassifier.__doc__
+        assert f"\n{name} : " in RB3DClassifier.__doc__
 
 
 def test_the_scale_of_pretrained_features_does_not_matter(data, pretrainer):
