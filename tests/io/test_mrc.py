@@ -404,11 +404,11 @@ def test_mutated_files_are_refused_or_read_right(tmp_path, compression):
     n_read = 0
     for _ in range(300):
         if compression == "before mutation":
-            mutant = mutate(gzip.compress(contents), rng)
+            mutant = mutate(gzip.compress(contents, mtime=0), rng)
         else:
             mutant = mutate(contents, rng)
             if compression is not None:
-                mutant = gzip.compress(mutant)
+                mutant = gzip.compress(mutant, mtime=0)
         path.write_bytes(mutant)
         tracemalloc.start()
         found, message = None, ""
@@ -420,7 +420,8 @@ def test_mutated_files_are_refused_or_read_right(tmp_path, compression):
                 message = str(error)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 10 * len(contents)
+        # Beside the file: gzip's buffer, 128 KiB from Python 3.12 on.
+        assert peak < 10 * len(contents) + 2**17
         if found is None:
             assert "mutant.mrc: " in message
         else:
