@@ -169,20 +169,24 @@ def _hold_out(
         rng = np.random.default_rng(seed)
         drawn = known[draw_by_class(codes[known], share, rng, keep_one=True)]
         return np.setdiff1d(rows, drawn), drawn
-    n_groups = len(np.unique(groups[known]))
+    names, numbers = np.unique(groups[known], return_inverse=True)
+    n_groups = len(names)
     if n_groups < 2:
         raise ValueError(
             f"groups has {n_groups} group of labelled volumes to split; expected one "
             "for each of training, validation and test part."
         )
-    folds = StratifiedGroupKFold(
-        min(max(2, round(1 / share)), n_groups), shuffle=True, random_state=seed
-    )
+    folds = StratifiedGroupKFold(min(max(2, round(1 / share)), n_groups))
+    # Not by the folds: with shuffle=True, scikit-learn 1.7 exchanges the groups' counts
+    # of the classes, but not the groups.
+    order = np.arange(n_groups)
+    np.random.RandomState(seed).shuffle(order)
+    shuffled = np.argsort(order)[numbers]
     with warnings.catch_warnings():
         # That a class is in few groups is the data's, and checked below.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         held_out = [
-            known[part] for _, part in folds.split(known, codes[known], groups[known])
+            known[part] for _, part in folds.split(known, codes[known], shuffled)
         ]
     everything = np.bincount(codes[known])
 
