@@ -55,6 +55,9 @@ from sksubtomo.networks import CB3D, DSRF3D, ENCODERS, RB3D
 from sksubtomo.pretraining import ContrastivePretrainer
 from sksubtomo.semi_supervised import SelfDistillation
 
+# Rows of a table whose length is a cube are read as volumes, but rarely as large ones.
+_SMALLEST_SIDE_OF_VIEWS = 8
+
 
 class SubtomogramClassifier(
     SavedModelMixin,
@@ -106,8 +109,8 @@ class SubtomogramClassifier(
         Applied to training batches; None for no augmentation. "auto" is the
         pretrainer's, and "rotate_shift_noise" without one: volumes are then supposed
         to be of the same class however they lie. It is none where the encoder is
-        frozen, and none for rows that are not volumes: those with a side of one voxel,
-        as a table's rows have.
+        frozen, and none for volumes with a side of fewer than eight voxels, in which
+        most tables of other data come. Those of 512 or 1,000 columns need None.
     max_epochs : int or "auto", default="auto"
         Passes over the labelled volumes. "auto" is 50, and with few volumes as many as
         make 2,000 steps: with an `augmentation`, which shows each volume anew in every
@@ -454,7 +457,7 @@ class SubtomogramClassifier(
         """Return the augmentation object or None; `source` is that of the encoder."""
         augmentation, name = self.augmentation, "augmentation"
         if isinstance(augmentation, str) and augmentation == "auto":
-            if self.freeze_encoder or min(self.volume_shape_) == 1:
+            if self.freeze_encoder or min(self.volume_shape_) < _SMALLEST_SIDE_OF_VIEWS:
                 return None
             augmentation = "rotate_shift_noise"
             if source is not None:

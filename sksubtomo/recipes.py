@@ -170,7 +170,9 @@ def recommended(**parameters: Any) -> RB3DClassifier:
         Other parameters of the classifier, such as `random_state`, `memory`,
         `unlabeled` or `max_epochs`; with ``pretrainer__`` in front, of the pretrainer.
         With ``pretrainer=None`` the same network learns from random weights, on the
-        same views and with the same mask, and the encoder at the head's rate.
+        same views and with the same mask, and the encoder at the head's rate. With a
+        pretrainer of one's own, fine-tuning has its views unless `augmentation` is
+        given.
 
     Returns
     -------
@@ -229,4 +231,9 @@ def recommended(**parameters: Any) -> RB3DClassifier:
     if parameters.get("pretrainer", pretrainer) is None:
         # The pretrainer had the mask, and weights to be kept.
         classifier.set_params(mask="sphere", encoder_lr=None)
+    elif "pretrainer" in parameters and not any(
+        name.startswith("augmentation") for name in parameters
+    ):
+        # Who made it has said there which views suit the data.
+        classifier.set_params(augmentation="auto")
     return classifier.set_params(**parameters)

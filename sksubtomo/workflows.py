@@ -534,6 +534,8 @@ def _prepare(
     """Return an unfitted classifier that knows the mark of unlabelled particles."""
     if classifier is None:
         classifier = default_classifier()
+        if encoder is not None:
+            classifier.set_params(augmentation="auto")  # the encoder's
     if not isinstance(classifier, SubtomogramClassifier):
         raise TypeError(
             f"classifier is of type {type(classifier).__name__}; expected a "

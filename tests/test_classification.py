@@ -426,26 +426,28 @@ def test_views_by_default(data, monkeypatch):
         for name, (classifier, rows) in {
             "volumes": (RB3DClassifier(), X),
             "flat": (RB3DClassifier(), X.reshape(len(X), -1)),
-            "shape": (RB3DClassifier(volume_shape=(4, 8, 16)), X.reshape(len(X), -1)),
+            "shape": (RB3DClassifier(volume_shape=(8, 16, 4)), X.reshape(len(X), -1)),
             "nested": (RB3DClassifier(clone(pretrainer)), X),
             "frozen": (RB3DClassifier(frozen), X),
             "probe": (RB3DClassifier(frozen, freeze_encoder=True), X),
             "off": (RB3DClassifier(frozen, augmentation=None), X),
             "given": (RB3DClassifier(frozen, augmentation="crop_affine"), X),
             "table": (RB3DClassifier(), X.reshape(len(X), -1)[:, :20]),
+            "digits": (RB3DClassifier(), X.reshape(len(X), -1)[:, :64]),
             "slab": (RB3DClassifier(), X[:, :1]),
         }.items()
     }
     assert views == {
         "volumes": repr(RotateShiftNoise()),
         "flat": repr(RotateShiftNoise()),
-        "shape": repr(RotateShiftNoise()),
+        "shape": "None",
         "nested": repr(own),
         "frozen": repr(own),
         "probe": "None",
         "off": "None",
         "given": repr(CropAffine()),
         "table": "None",
+        "digits": "None",
         "slab": "None",
     }
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from sksubtomo import RB3DClassifier
-from sksubtomo.augmentation import CropAffine
+from sksubtomo import ContrastivePretrainer, RB3DClassifier
+from sksubtomo.augmentation import CropAffine, RotateShiftNoise
 from sksubtomo.recipes import gupta2022, recommended
 
 
@@ -123,6 +123,14 @@ def test_recommended_without_pretraining_is_the_same_network():
     expected = recommended().pretrainer.encoder
     assert repr(classifier._resolve_encoder()[0]) == repr(expected)
     assert recommended(pretrainer=None, mask=None).mask is None
+
+
+def test_a_pretrainer_of_ones_own_brings_its_views():
+    own = ContrastivePretrainer(augmentation="crop_affine")
+    assert recommended(pretrainer=own).augmentation == "auto"
+    assert recommended(pretrainer=own, augmentation=None).augmentation is None
+    views = recommended(pretrainer=own, augmentation__wedge=None).augmentation
+    assert repr(views) == repr(RotateShiftNoise(wedge=None))
 
 
 def test_recommended_learns_from_few_labels():

@@ -43,7 +43,7 @@ pretrainer = ContrastivePretrainer(
     max_epochs=8,
     lr=1e-3,
 )
-settings = {"unlabeled": "unknown", "max_epochs": 30, "random_state": 0}
+settings = {"unlabeled": "unknown", "max_epochs": 80, "random_state": 0}
 classifiers = {
     "pretrained": RB3DClassifier(pretrainer, **settings).fit(X, y),
     "random": RB3DClassifier(encoder=RB3D(norm="group"), **settings).fit(X, y),

@@ -325,7 +325,7 @@ def plan_comparison(
     X: Any,
     y: Any,
     *,
-    label_fractions: Sequence[float],
+    label_fractions: Sequence[float] | float,
     labels_per_class: int | Sequence[int] | None,
     n_repeats: int,
     cv: Any,
@@ -343,7 +343,12 @@ def plan_comparison(
         if isinstance(labels_per_class, int | np.integer)
         else (labels_per_class or ())
     )
-    _check_label_numbers(label_fractions, numbers)
+    fractions: Sequence[float] = (
+        [label_fractions]
+        if isinstance(label_fractions, int | float)
+        else label_fractions
+    )
+    _check_label_numbers(fractions, numbers)
     if not isinstance(n_repeats, Integral) or n_repeats < 1:
         raise ValueError(f"n_repeats={n_repeats!r}; expected an integer of at least 1.")
     if not (0 < test_size < 1 and 0 <= validation_size < 1 - test_size):
@@ -389,7 +394,7 @@ def plan_comparison(
         splits=splits,
         settings=plan_label_settings(
             [part[part != UNLABELED] for part in trained],
-            label_fractions,
+            fractions,
             numbers,
         ),
         runs=(

@@ -194,7 +194,7 @@ def label_fraction_curve(
     X: Any,
     y: ArrayLike,
     *,
-    label_fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    label_fractions: Sequence[float] | float = (0.25, 0.5, 0.75, 1.0),
     labels_per_class: int | Sequence[int] | None = None,
     n_repeats: int = 5,
     cv: Any = None,
@@ -232,7 +232,7 @@ def label_fraction_curve(
         Volumes, or whatever the estimators take and rows can be chosen from.
     y : array-like of shape (n,)
         Labels.
-    label_fractions : sequence of float, default=(0.25, 0.5, 0.75, 1.0)
+    label_fractions : float or sequence of float, default=(0.25, 0.5, 0.75, 1.0)
         Parts of the training labels of each class, above 0 and up to 1; of each class
         at least one. May be empty if there are `labels_per_class`.
     labels_per_class : int or sequence of int, default=None

@@ -39,7 +39,7 @@ def plan_classifiers(settings: StudySettings) -> dict[str, SubtomogramClassifier
     own: dict[str, Any] = {"device": settings.device}
     if settings.fine_tune_epochs is not None:
         own["max_epochs"] = settings.fine_tune_epochs
-    # As the paper fine-tunes: views would hide most of what the start is worth.
+    # As in the paper, without views, which would hide most of what the start is worth.
     plain = {"augmentation": None, "max_epochs": 50} | own
     classifiers = {BASELINE: SubtomogramClassifier(encoder=settings.encoder, **plain)}
     for name, method in settings.methods.items():

@@ -386,6 +386,16 @@ def test_groups_are_never_split(cv, n_groups):
         assert "?" not in y[np.concatenate([split.validation, split.test])]
 
 
+def test_one_number_of_labels(records):
+    X, y = make_data(n_per_class=10)
+    one, many = (
+        curve_of({"a": Recorder()}, X, y, label_fractions=half, labels_per_class=two)
+        for half, two in ((0.5, 2), ([0.5], [2]))
+    )
+    assert one.summary().equals(many.summary())
+    assert len(one.summary()) == 2
+
+
 def test_groups_are_resplit(records):
     X, y = make_data(n_per_class=30)
     groups = np.arange(len(y)) % 10
@@ -689,7 +699,7 @@ def test_warnings_say_where_they_are_from_and_come_once(n_jobs):
         ({"label_fractions": (1.5,)}, "label_fractions holds 1.5"),
         ({"labels_per_class": 0}, "labels_per_class holds 0"),
         ({"label_fractions": ()}, "both empty"),
-        ({"label_fractions": 0.5}, "label_fractions=0.5; expected a sequence"),
+        ({"label_fractions": "0.5"}, "label_fractions='0.5'; expected a sequence"),
         ({"labels_per_class": 2.5}, "labels_per_class=2.5; expected a sequence"),
         ({"cv": "kfold"}, "cv='kfold'; expected a number of folds"),
         (
