@@ -181,7 +181,8 @@ SCALES = {
 }
 
 # Of the paper's rows, the Che networks and the batch-normalised one. Written out, for
-# the defaults of the estimators are not the baseline's. The scale has its own epochs.
+# the defaults of the estimators are not the baseline's. The scale's epochs are set when
+# a cell is computed.
 FINE_TUNING: dict[str, Any] = {
     "standardize_features": True,
     "normalize": "dataset",

@@ -96,7 +96,8 @@ def default_classifier(**parameters: Any) -> RB3DClassifier:
     ----------
     **parameters
         Parameters of the classifier to set, such as `max_epochs`; with ``pretrainer__``
-        in front, of the pretrainer.
+        in front, of the pretrainer. Fine-tuning has the views of a `pretrainer` that is
+        given.
 
     Returns
     -------
@@ -110,8 +111,10 @@ def default_classifier(**parameters: Any) -> RB3DClassifier:
     >>> classifier.max_epochs, classifier.pretrainer.max_epochs
     (20, 100)
     """
-    classifier = recommended(random_state=0, pretrainer__random_state=0)
-    return classifier.set_params(**parameters)
+    seeds = {"random_state": 0}
+    if "pretrainer" not in parameters:
+        seeds["pretrainer__random_state"] = 0
+    return recommended(**seeds | parameters)
 
 
 def pretrain_encoder(
@@ -532,19 +535,15 @@ def _prepare(
     encoder: PathLike | ContrastivePretrainer | None,
 ) -> SubtomogramClassifier:
     """Return an unfitted classifier that knows the mark of unlabelled particles."""
+    start = {} if encoder is None else {"pretrainer": FrozenEstimator(_fitted(encoder))}
     if classifier is None:
-        classifier = default_classifier()
-        if encoder is not None:
-            classifier.set_params(augmentation="auto")  # the encoder's
+        classifier = default_classifier(**start)
     if not isinstance(classifier, SubtomogramClassifier):
         raise TypeError(
             f"classifier is of type {type(classifier).__name__}; expected a "
             "SubtomogramClassifier, such as RB3DClassifier."
         )
-    classifier = clone(classifier).set_params(unlabeled=_UNLABELED)
-    if encoder is not None:
-        classifier.set_params(pretrainer=FrozenEstimator(_fitted(encoder)))
-    return classifier
+    return clone(classifier).set_params(unlabeled=_UNLABELED, **start)
 
 
 def _star_of(source: Source) -> PathLike | None:

@@ -188,6 +188,18 @@ def test_an_encoder_is_where_it_starts(folder, encoder, classifier, saved):
     np.testing.assert_array_equal(written, result.embeddings)
 
 
+def test_fine_tuning_has_the_encoders_views(encoder):
+    # The command's classifier has a pretrainer of its own, which the encoder replaces.
+    given = default_classifier(pretrainer=default_pretrainer(max_epochs=2))
+    for classifier in (None, given):
+        prepared = workflows._prepare(classifier, encoder)
+        assert prepared.pretrainer.estimator is encoder
+        assert prepared.augmentation == "auto"
+    own = default_classifier(augmentation__wedge=None)
+    views = workflows._prepare(own, encoder).augmentation
+    assert repr(views) == repr(RotateShiftNoise(wedge=None))
+
+
 def test_labels_in_a_column(folder, encoder, classifier):
     star = folder / "particles.star"
     chosen = {"encoder": encoder, "classifier": classifier}

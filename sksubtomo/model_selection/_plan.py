@@ -21,6 +21,7 @@ from sklearn.model_selection import (
 from sklearn.utils import _safe_indexing
 
 from sksubtomo._labels import draw_by_class
+from sksubtomo._random import as_generator
 
 VALIDATION_FROM = 20
 """Fewest labels of a class at which further labels are spent on choosing the epoch."""
@@ -179,9 +180,7 @@ def _hold_out(
     folds = StratifiedGroupKFold(min(max(2, round(1 / share)), n_groups))
     # Not by the folds: with shuffle=True, scikit-learn 1.7 exchanges the groups' counts
     # of the classes, but not the groups.
-    order = np.arange(n_groups)
-    np.random.RandomState(seed).shuffle(order)
-    shuffled = np.argsort(order)[numbers]
+    shuffled = np.argsort(as_generator(seed).permutation(n_groups))[numbers]
     with warnings.catch_warnings():
         # That a class is in few groups is the data's, and checked below.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)

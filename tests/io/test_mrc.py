@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import re
+import sys
 import tracemalloc
 import warnings
 
@@ -401,6 +402,8 @@ def test_mutated_files_are_refused_or_read_right(tmp_path, compression):
     path = tmp_path / "mutant.mrc"
     write_volume(path, volume, 10)
     contents = path.read_bytes()
+    # From Python 3.12 on, gzip reads through a buffer.
+    buffer = 2**17 if compression and sys.version_info >= (3, 12) else 0
     n_read = 0
     for _ in range(300):
         if compression == "before mutation":
@@ -420,8 +423,7 @@ def test_mutated_files_are_refused_or_read_right(tmp_path, compression):
                 message = str(error)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        # Beside the file: gzip's buffer, 128 KiB from Python 3.12 on.
-        assert peak < 10 * len(contents) + 2**17
+        assert peak < 10 * len(contents) + buffer
         if found is None:
             assert "mutant.mrc: " in message
         else:
